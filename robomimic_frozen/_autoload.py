@@ -1,0 +1,88 @@
+"""Registers this package with robomimic as soon as robomimic is imported. Standard library only, and little of it.
+
+`robomimic_frozen.pth` imports this module at the start of every interpreter, so it must cost next to nothing there.
+"""
+
+import os
+import sys
+
+
+class _Watcher:
+    """A meta-path finder that finds one module as the others do and wraps the execution of its code."""
+
+    def __init__(self, module_name, around):
+        self.module_name = module_name
+        self.around = around
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.module_name:
+            return None
+        # The ones before it are watchers of the same module, which have asked this one.
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            self._wrap(spec.loader)
+        return spec
+
+    def _wrap(self, loader):
+        execute = loader.exec_module
+
+        def exec_module(module):
+            loader.exec_module = execute  # a later reload is an ordinary one
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            self.around(lambda: execute(module))
+
+        loader.exec_module = exec_module
+
+
+def watch(module_name, around):
+    """When `module_name` is imported, call `around(load)`, where `load()` executes the module.
+
+    Does nothing if the module is imported already.
+
+    Args:
+        module_name: full name, "robomimic.algo" for example.
+        around: called once, with a function of no arguments that it must call.
+    """
+    if module_name not in sys.modules:
+        sys.meta_path.insert(0, _Watcher(module_name, around))
+
+
+def _after(module_name, action):
+    def around(load):
+        load()
+        try:
+            action()
+        except Exception as error:  # robomimic itself must go on working
+            import warnings
+
+            warnings.warn(
+                f"robomimic_frozen could not register itself with robomimic: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+
+    watch(module_name, around)
+
+
+def _register_configs():
+    # robomimic.algo imports robomimic.config half way, when algos cannot be defined yet; configs can.
+    import robomimic_frozen.config  # noqa: F401
+
+
+def _register_everything():
+    from robomimic_frozen.plugins import register
+
+    register()
+
+
+def _patch_file_utils():
+    from robomimic_frozen.compat import build_restored_policies_without_weights_files
+
+    build_restored_policies_without_weights_files()
+
+
+if os.environ.get("ROBOMIMIC_FROZEN_AUTOLOAD") != "0":
+    _after("robomimic.config", _register_configs)
+    _after("robomimic.algo", _register_everything)
+    _after("robomimic.utils.file_utils", _patch_file_utils)

@@ -1,0 +1,141 @@
+"""The `robomimic-frozen` command. Only the chosen subcommand loads torch or robomimic, and no `--help` does."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from robomimic_frozen.errors import RobomimicFrozenError
+
+_SET_HELP = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; 0 on success, 1 after an error, which is printed as one line."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "eval":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        arguments.run(arguments, rest)
+    except RobomimicFrozenError as error:
+        print(f"robomimic-frozen {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"robomimic-frozen {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="robomimic-frozen", description="Behaviour cloning on frozen image encoders, with robomimic.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_quickstart(commands)
+    _add_demos(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    return parser
+
+
+def _add_quickstart(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "quickstart", help="demonstrations -> training -> rollouts on Lift, in minutes",
+        description="Make scripted Lift demonstrations, train a policy on frozen ImageNet features with robomimic's own "
+        "train.py, roll it out with robomimic's own run_trained_agent.py, and sum up in OUT/summary.json.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for all results (%(default)s)")
+    parser.add_argument("--demos", type=int, default=40, help="demonstrations to train on (%(default)s)")
+    parser.add_argument("--rollouts", type=int, default=10, help="rollouts to judge the policy by (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of demonstrations and training (%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that make demonstrations")
+    parser.set_defaults(run=_quickstart)
+
+
+def _add_demos(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demos", help="scripted Lift demonstrations as a robomimic dataset",
+        description="Make a robomimic HDF5 file of successful Lift demonstrations by scripted operators of different skill.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("lift_demos.hdf5"), help="file to write (%(default)s)")
+    parser.add_argument("--num", type=int, default=60, help="demonstrations (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same file (%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel processes (all cores)")
+    parser.add_argument("--image-size", type=int, default=84, help="height and width of images in pixels (%(default)s)")
+    parser.add_argument("--next-obs", action="store_true", help="also store next_obs, which offline RL needs")
+    parser.set_defaults(run=_demos)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train", allow_abbrev=False, help="robomimic's train.py, with --set and an honest exit status",
+        description="Run robomimic's scripts/train.py. Relative paths are relative to the current folder, existing runs "
+        "are kept, and the exit status is 1 when the run failed.",
+    )
+    parser.add_argument("--config", help="config JSON (the defaults of --algo when omitted)")
+    parser.add_argument("--algo", help="algorithm, when there is no --config (fbc_frozen)")
+    parser.add_argument("--name", help="name of the experiment")
+    parser.add_argument("--dataset", help="HDF5 dataset")
+    parser.add_argument("--debug", action="store_true", help="a few steps only, to see whether it runs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
+    parser.set_defaults(run=_train)
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "eval", allow_abbrev=False, help="robomimic's run_trained_agent.py, with --set and a --seed that repeats",
+        description="Run robomimic's scripts/run_trained_agent.py; every flag of it works here: --agent CKPT, "
+        "--n_rollouts N, --horizon H, --seed S, --video_path FILE, --camera_names NAME ..., and so on.",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
+    parser.set_defaults(run=_eval)
+
+
+def _quickstart(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.plugins import register
+
+    register()
+    from robomimic_frozen.quickstart import quickstart
+
+    quickstart(arguments.out, arguments.demos, arguments.rollouts, arguments.seed, arguments.workers)
+
+
+def _demos(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen import compat
+    from robomimic_frozen.data import generate_demos
+
+    compat.select_gl_backend()
+    summary = generate_demos(
+        arguments.out, num_demos=arguments.num, seed=arguments.seed, workers=arguments.workers,
+        image_size=arguments.image_size, next_obs=arguments.next_obs,
+    )
+    print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames")
+
+
+def _train(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.plugins import register
+
+    register()
+    from robomimic_frozen.launch import train
+
+    train(arguments.config, arguments.algo, arguments.name, arguments.dataset, arguments.debug, arguments.set)
+
+
+def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from robomimic_frozen.plugins import register
+
+    register()
+    from robomimic_frozen.launch import evaluate
+
+    evaluate(rest, arguments.set)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Every bridge to a particular robomimic, robosuite or torch, one named function each, with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+from robomimic_frozen._autoload import watch
+from robomimic_frozen.errors import RenderingError
+
+GL_BACKENDS = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+"""MUJOCO_GL -> the Debian packages that provide it."""
+
+
+def provide_mujoco_py() -> None:
+    """Let robomimic 0.3 import its robosuite environments without mujoco_py.
+
+    `robomimic/envs/env_robosuite.py` imports mujoco_py whatever the robosuite, for one exception class. robosuite 1.5
+    uses DeepMind's bindings instead. The stand-in is visible to that one module only.
+    """
+    if importlib.util.find_spec("mujoco_py") is None:
+        watch("robomimic.envs.env_robosuite", _load_with_stand_in)
+
+
+def _load_with_stand_in(load: Callable[[], None]) -> None:
+    import mujoco
+
+    stand_in = types.ModuleType("mujoco_py")
+    stand_in.builder = types.SimpleNamespace(MujocoException=mujoco.FatalError)  # type: ignore[attr-defined]
+    sys.modules["mujoco_py"] = stand_in
+    try:
+        load()
+    finally:
+        del sys.modules["mujoco_py"]
+
+
+def build_restored_policies_without_weights_files() -> None:
+    """Let `policy_from_checkpoint` work where the ImageNet weights are not at hand.
+
+    robomimic builds the network first and copies the checkpoint into it afterwards, so the encoder cannot know that
+    its pretrained weights are about to be replaced.
+    """
+    import robomimic.utils.file_utils as FileUtils
+
+    original = getattr(FileUtils, "policy_from_checkpoint", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return  # file_utils is importing robomimic.algo just now; _autoload calls again when it is done
+
+    @functools.wraps(original)
+    def policy_from_checkpoint(*args, **kwargs):
+        from robomimic_frozen.encoders.weights import restoring_checkpoint
+
+        with restoring_checkpoint():
+            return original(*args, **kwargs)
+
+    FileUtils.policy_from_checkpoint = policy_from_checkpoint
+
+
+@contextlib.contextmanager
+def seeded_robosuite(seed: int) -> Iterator[None]:
+    """Within it, new robosuite environments repeat the same sequence of initial states.
+
+    robosuite 1.5 draws from a generator of its own, seeded only by `robosuite.make(seed=...)`; numpy's global seed,
+    which robomimic's `--seed` sets, does not reach it.
+    """
+    import robosuite
+
+    make = functools.partial(robosuite.make, seed=seed)
+    with mock.patch.object(robosuite, "make", make):
+        yield
+
+
+@contextlib.contextmanager
+def keeping_existing_runs() -> Iterator[None]:
+    """Within it, robomimic adds a run beside the existing ones instead of asking on stdin whether to delete them."""
+    with mock.patch("builtins.input", return_value="n"):
+        yield
+
+
+def select_gl_backend() -> str:
+    """Set MUJOCO_GL to a backend that renders here, unless the user has set it. Returns its name.
+
+    MuJoCo reads MUJOCO_GL once, when it is imported, so each candidate is tried in a process of its own.
+
+    Raises:
+        RenderingError: none works, or the user's choice does not.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    for backend in [chosen] if chosen else GL_BACKENDS:
+        reason = _render_once(backend)
+        if reason is None:
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    if chosen:
+        raise RenderingError(f"MUJOCO_GL={chosen} cannot render here ({reason}); unset MUJOCO_GL to choose automatically")
+    install = " or ".join(f"apt-get install {packages}" for packages in GL_BACKENDS.values())
+    raise RenderingError(f"no OpenGL backend renders here; on Debian or Ubuntu: {install}")
+
+
+def _render_once(backend: str) -> str | None:
+    """Render one frame in a fresh interpreter; the reason for its failure, or None."""
+    script = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "MUJOCO_GL": backend},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        return "it did not answer within 60 s"
+    if result.returncode == 0:
+        return None
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit status {result.returncode}"

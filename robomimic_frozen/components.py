@@ -1,0 +1,14 @@
+"""The built-in plugin that hands robomimic this package's config, algorithm and encoder core."""
+
+from __future__ import annotations
+
+import importlib
+
+from robomimic_frozen.plugins import hookimpl
+
+
+@hookimpl
+def robomimic_components() -> None:
+    # Defining the classes is what registers them: see ConfigMeta, register_algo_factory_func and EncoderCore.
+    for module in ("robomimic_frozen.config", "robomimic_frozen.encoders.core", "robomimic_frozen.policies.fbc"):
+        importlib.import_module(module)

@@ -1,0 +1,66 @@
+"""The config of `fbc_frozen`. Importing this module is what registers it with robomimic."""
+
+from __future__ import annotations
+
+from robomimic.config.base_config import BaseConfig
+
+
+class FBCFrozenConfig(BaseConfig):
+    """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for Lift with two cameras."""
+
+    ALGO_NAME = "fbc_frozen"
+
+    def experiment_config(self) -> None:
+        super().experiment_config()
+        self.experiment.name = "fbc_frozen"
+        self.experiment.epoch_every_n_steps = 500
+        self.experiment.save.every_n_epochs = 20
+        self.experiment.rollout.rate = 20
+        self.experiment.rollout.n = 10
+
+    def train_config(self) -> None:
+        super().train_config()
+        # robomimic would resolve a relative folder inside its own installation.
+        self.train.output_dir = "~/robomimic_frozen_runs"
+        self.train.hdf5_load_next_obs = False
+        self.train.hdf5_cache_mode = "low_dim"
+        self.train.dataset_keys = ["actions"]
+        self.train.num_epochs = 40
+        self.train.seq_length = 16  # algo.horizon
+        self.train.frame_stack = 1  # algo.obs_steps
+        self.train.max_grad_norm = 1.0  # gradients are scaled down to this norm; None for never
+
+    def algo_config(self) -> None:
+        self.algo.horizon = 16  # actions in a predicted chunk
+        self.algo.act_steps = 8  # actions of it that are executed before the next chunk is predicted
+        self.algo.obs_steps = 1  # frames the policy sees
+        self.algo.flow_steps = 10  # Euler steps from noise to actions
+
+        self.algo.network = "mlp"
+        self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]
+        self.algo.network_kwargs.do_not_lock_keys()
+
+        self.algo.optim_params.policy.optimizer_type = "adamw"
+        self.algo.optim_params.policy.learning_rate.initial = 1e-3
+        self.algo.optim_params.policy.learning_rate.warmup_steps = 100
+        self.algo.optim_params.policy.regularization.L2 = 1e-4
+
+        self.algo.ema.max_decay = 0.999
+        self.algo.ema.power = 0.75
+
+    def observation_config(self) -> None:
+        super().observation_config()
+        self.observation.modalities.obs.low_dim = ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"]
+        self.observation.modalities.obs.rgb = ["agentview_image", "robot0_eye_in_hand_image"]
+
+        self.observation.encoder.rgb.core_class = "FrozenResNetCore"
+        core_kwargs = self.observation.encoder.rgb.core_kwargs
+        core_kwargs.rgb_model_name = "resnet18"
+        core_kwargs.pretrained_encoder = True
+        core_kwargs.freeze_encoder = True
+        core_kwargs.emb_dim = 256
+        core_kwargs.weights = None
+        core_kwargs.imagenet_norm = True
+        core_kwargs.resize_shape = None
+        core_kwargs.crop_shape = [76, 76]
+        core_kwargs.random_crop = True

@@ -1,0 +1,140 @@
+"""One demonstration: attempts without cameras until one succeeds, which is then played again with cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from robomimic_frozen import compat
+from robomimic_frozen.data import lift_env
+from robomimic_frozen.data.operators import OPERATORS, Operator, OperatorPolicy
+from robomimic_frozen.errors import DatasetError
+
+if TYPE_CHECKING:
+    from robomimic.envs.env_robosuite import EnvRobosuite
+
+MAX_ATTEMPTS: Final = 20
+MAX_STEPS: Final = 200
+# Steps that an episode goes on after the cube is first up, so that a policy also sees itself holding it.
+HOLD_STEPS: Final = 8
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A successful demonstration of T steps.
+
+    Attributes:
+        operator: who showed it.
+        attempts: episodes simulated for it, this one included.
+        model: MJCF text of the scene.
+        states: [T, S] float64, MuJoCo states before each action.
+        actions: [T, 7] float64 in [-1, 1].
+        rewards: [T] float64, 1 where the cube was up after the action.
+        obs: observations before each action and after the last: [T + 1, ...] each, images as [H, W, 3] uint8.
+        env_args: JSON description of the environment.
+    """
+
+    operator: Operator
+    attempts: int
+    model: str
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    obs: Mapping[str, np.ndarray]
+    env_args: str
+
+
+class EpisodeMaker:
+    """Makes the demonstrations of one set; the same number always gives the same episode.
+
+    Args:
+        camera_names: cameras of the scene to render.
+        image_size: height and width of their images in pixels.
+        seed: seed of the whole set.
+
+    Raises:
+        ConfigError: a camera does not exist.
+        RenderingError: no OpenGL backend works.
+    """
+
+    def __init__(self, camera_names: tuple[str, ...], image_size: int, seed: int) -> None:
+        compat.select_gl_backend()
+        self._seed = seed
+        self._env = lift_env.make_camera_env(camera_names, image_size)
+
+    def __call__(self, index: int) -> Episode:
+        """Demonstration `index` of the set, shown by operator `index % 6`.
+
+        Raises:
+            DatasetError: the operator failed too often, or the simulation does not repeat itself.
+        """
+        operator = OPERATORS[index % len(OPERATORS)]
+        for attempt in range(MAX_ATTEMPTS):
+            env_seed, policy_seed = episode_seeds(self._seed, index, attempt)
+            policy = OperatorPolicy(operator, np.random.default_rng(policy_seed))
+            outcome = attempt_episode(lift_env.make_physics_env(env_seed), policy)
+            if outcome is not None:
+                return self._record(operator, attempt + 1, *outcome)
+        raise DatasetError(
+            f"operator {operator.name} did not lift the cube in {MAX_ATTEMPTS} attempts (demonstration {index}); "
+            "its proficiency does not fit this version of robosuite"
+        )
+
+    def _record(
+        self, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray
+    ) -> Episode:
+        env = self._env
+        observations = [env.reset_to(start)]
+        rewards = []
+        for expected, action in zip(states, actions, strict=True):
+            if not np.array_equal(env.get_state()["states"], expected):
+                raise DatasetError("the simulation did not repeat itself when played again with cameras")
+            obs, reward, _, _ = env.step(action)
+            observations.append(obs)
+            rewards.append(reward)
+        return Episode(
+            operator=operator,
+            attempts=attempts,
+            model=lift_env.portable_model(start["model"]),
+            states=states,
+            actions=actions,
+            rewards=np.array(rewards, dtype=np.float64),
+            obs={key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
+            env_args=lift_env.env_args(env),
+        )
+
+
+def episode_seeds(seed: int, index: int, attempt: int) -> tuple[int, int]:
+    """Seeds of the environment and of the operator for one attempt at one demonstration of a set."""
+    env_seed, policy_seed = np.random.SeedSequence(seed, spawn_key=(index, attempt)).generate_state(2)
+    return int(env_seed), int(policy_seed)
+
+
+def attempt_episode(
+    env: EnvRobosuite, policy: OperatorPolicy
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """One try of a policy in an environment without cameras, from a new start.
+
+    Returns:
+        The start (`model`, `states`), the states before each action [T, S] and the actions [T, 7]; None when the cube
+        is not up at the end.
+    """
+    env.reset()
+    start = env.get_state()
+    # Dataset playback begins like this; the controllers would otherwise remember the start as reset() left it.
+    obs = env.reset_to(start)
+    states, actions = [], []
+    steps_left = MAX_STEPS
+    while steps_left > 0:
+        states.append(env.get_state()["states"])
+        actions.append(policy(obs))
+        obs, _, _, _ = env.step(actions[-1])
+        if env.is_success()["task"]:
+            steps_left = min(steps_left, HOLD_STEPS + 1)
+        steps_left -= 1
+    if not env.is_success()["task"]:
+        return None
+    return start, np.array(states), np.array(actions)

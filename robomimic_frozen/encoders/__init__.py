@@ -1,0 +1,21 @@
+"""Pixels -> embedding: backbones, their weights, preprocessing, and the robomimic core made of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Backbone": "backbones",
+    "FrozenResNetCore": "core",
+    "available_backbones": "backbones",
+    "check_core_kwargs": "core",
+    "get_backbone": "backbones",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -1,0 +1,75 @@
+"""Resizing and cropping of image batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision.transforms.v2.functional as TVF
+from torch import Tensor, nn
+
+from robomimic_frozen.errors import ConfigError
+
+
+class ResizeAndCrop(nn.Module):
+    """Images [B, 3, H, W] -> resized to `resize_shape`, then cropped to `crop_shape` (each [height, width] or None).
+
+    The crop is the central one in eval mode; in training mode each image gets a position of its own, unless
+    `random_crop` is False. Raises ConfigError if the crop does not fit.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        resize_shape: Sequence[int] | None = None,
+        crop_shape: Sequence[int] | None = None,
+        random_crop: bool = True,
+    ) -> None:
+        super().__init__()
+        self.resize_shape = _height_and_width("resize_shape", resize_shape)
+        self.crop_shape = _height_and_width("crop_shape", crop_shape)
+        self.random_crop = random_crop
+        height, width = self.resize_shape or image_shape[-2:]
+        if self.crop_shape is not None and (self.crop_shape[0] > height or self.crop_shape[1] > width):
+            raise ConfigError(
+                f"crop_shape {list(self.crop_shape)} is larger than the image [{height}, {width}] it is cut from; "
+                "choose a smaller crop_shape or a larger resize_shape"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.resize_shape is not None:
+            images = TVF.resize(images, list(self.resize_shape), antialias=True)
+        if self.crop_shape is None:
+            return images
+        if self.training and self.random_crop:
+            return crop_at(images, *random_positions(images, self.crop_shape), self.crop_shape)
+        return TVF.center_crop(images, list(self.crop_shape))
+
+    def extra_repr(self) -> str:
+        return f"resize_shape={self.resize_shape}, crop_shape={self.crop_shape}, random_crop={self.random_crop}"
+
+
+def random_positions(images: Tensor, crop_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """One (top, left) for each image, both [B], uniform over all crops that fit; from torch's global generator."""
+    batch, _, height, width = images.shape
+    tops = torch.randint(height - crop_shape[0] + 1, (batch,), device=images.device)
+    lefts = torch.randint(width - crop_shape[1] + 1, (batch,), device=images.device)
+    return tops, lefts
+
+
+def crop_at(images: Tensor, tops: Tensor, lefts: Tensor, crop_shape: tuple[int, int]) -> Tensor:
+    """Images [B, C, H, W], `tops` [B], `lefts` [B] -> crops [B, C, *crop_shape], each at its own position."""
+    rows = tops[:, None] + torch.arange(crop_shape[0], device=images.device)
+    columns = lefts[:, None] + torch.arange(crop_shape[1], device=images.device)
+    batch = torch.arange(len(images), device=images.device)
+    # Advanced indices on both sides of a slice put the sliced dimension last.
+    crops = images[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return crops.permute(0, 3, 1, 2)
+
+
+def _height_and_width(setting: str, value: Sequence[int] | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if len(value) != 2 or not all(isinstance(size, int) and size > 0 for size in value):
+        raise ConfigError(f"{setting} is {value!r}; give [height, width] in pixels, or null")
+    return value[0], value[1]

@@ -1,0 +1,40 @@
+"""ResNet18/34/50 of torchvision, cut before the classifier (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torchvision.models
+from torch import nn
+
+from robomimic_frozen.encoders.backbones import Backbone
+from robomimic_frozen.encoders.weights import fetch_from_hub
+from robomimic_frozen.plugins import hookimpl
+
+# The original ImageNet weights (V1): what the published frozen-encoder results used.
+_RESNETS = (
+    (torchvision.models.resnet18, torchvision.models.ResNet18_Weights.IMAGENET1K_V1, 512),
+    (torchvision.models.resnet34, torchvision.models.ResNet34_Weights.IMAGENET1K_V1, 512),
+    (torchvision.models.resnet50, torchvision.models.ResNet50_Weights.IMAGENET1K_V1, 2048),
+)
+
+
+def _without_classifier(constructor: Callable[..., nn.Module]) -> nn.Module:
+    network = constructor(weights=None)
+    network.fc = nn.Identity()
+    return network
+
+
+@hookimpl
+def frozen_backbones() -> list[Backbone]:
+    return [
+        Backbone(
+            name=constructor.__name__,
+            build=functools.partial(_without_classifier, constructor),
+            feature_dim=feature_dim,
+            fetch_weights=functools.partial(fetch_from_hub, weights.url, constructor.__name__),
+            unused_weights=("fc.",),
+        )
+        for constructor, weights, feature_dim in _RESNETS
+    ]

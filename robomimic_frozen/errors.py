@@ -1,0 +1,30 @@
+"""Every error this package raises on purpose. Each message is one line: what is wrong, where, what to do next."""
+
+
+class RobomimicFrozenError(Exception):
+    """Base of all errors below; the command line prints it as one line and exits with 1."""
+
+
+class ConfigError(RobomimicFrozenError):
+    """A setting is unknown, of the wrong type, or does not fit the other settings."""
+
+
+class DatasetError(RobomimicFrozenError):
+    """A demonstration file is missing, unreadable, or lacks what the config asks for."""
+
+
+class WeightsError(RobomimicFrozenError):
+    """A weights file does not hold what the backbone needs."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """Pretrained weights were asked for and cannot be had on this machine."""
+
+
+class RenderingError(RobomimicFrozenError):
+    """No OpenGL backend of this machine can render off screen."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, or the name of its class when it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

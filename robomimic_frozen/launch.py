@@ -1,0 +1,178 @@
+"""Runs robomimic's own scripts, with our overrides before and an honest exit afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import robomimic.utils.file_utils as FileUtils
+import torch
+from robomimic.config import config_factory
+from robomimic.config.config import Config
+
+from robomimic_frozen import compat
+from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
+from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.overrides import apply_overrides
+from robomimic_frozen.preflight import check_dataset, check_output_dir
+
+
+class RunFailedError(RobomimicFrozenError):
+    """robomimic's training script gave up; its own message and traceback have been printed before."""
+
+
+def train(config_path: str | None, algo: str | None, name: str | None, dataset: str | None, debug: bool,
+          overrides: list[str]) -> None:
+    """Train with robomimic's `scripts/train.py`. Arguments as on its command line.
+
+    Relative paths are relative to the current folder. Existing runs are kept.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError, RenderingError: before or while training, each with what to do.
+        RunFailedError: any other failure.
+    """
+    config = _load_config(config_path, algo)
+    apply_overrides(config, overrides)
+    with config.unlocked():
+        if dataset is not None:
+            config.train.data = dataset
+        if name is not None:
+            config.experiment.name = name
+        config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
+    _check(config)
+    if config.experiment.rollout.enabled or config.experiment.render_video:
+        compat.select_gl_backend()
+    with tempfile.TemporaryDirectory() as folder:
+        resolved = Path(folder) / "config.json"
+        resolved.write_text(config.dump())
+        arguments = argparse.Namespace(config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=False)
+        with compat.keeping_existing_runs(), compat.seeded_robosuite(config.train.seed):
+            _run_stock_train(arguments)
+
+
+def evaluate(arguments: list[str], overrides: list[str]) -> None:
+    """Roll out a checkpoint with robomimic's `scripts/run_trained_agent.py`, given its command line.
+
+    Raises:
+        ConfigError: the checkpoint is missing or unreadable, or an override does not fit its config.
+        RenderingError: no working OpenGL.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--agent", required=True)
+    parser.add_argument("--seed", type=int)
+    known, _ = parser.parse_known_args(arguments)
+    _check_checkpoint(Path(known.agent))
+    compat.select_gl_backend()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_overridden_checkpoints(overrides))
+        if known.seed is not None:
+            stack.enter_context(compat.seeded_robosuite(known.seed))
+        stack.enter_context(mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]))
+        runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
+
+
+def _load_config(config_path: str | None, algo: str | None) -> Config:
+    if config_path is None:
+        return _known_config(algo or "fbc_frozen", "--algo")
+    try:
+        settings = json.loads(Path(config_path).read_text())
+        config = _known_config(settings["algo_name"], config_path)
+        with config.values_unlocked():
+            config.update(settings)
+    except OSError as error:
+        raise ConfigError(f"config {config_path} cannot be read: {error.strerror}; correct --config") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"config {config_path} is not a robomimic config in JSON ({error}); correct it") from error
+    except RuntimeError as error:  # what robomimic raises for a key its config does not have
+        raise ConfigError(f"config {config_path}: {error}; remove or correct that key") from error
+    return config
+
+
+def _known_config(algo: str, where: str) -> Config:
+    from robomimic.config.base_config import get_all_registered_configs
+
+    if algo not in get_all_registered_configs():
+        raise ConfigError(f"{where}: unknown algo {algo!r}; choose from {', '.join(sorted(get_all_registered_configs()))}")
+    return config_factory(algo)
+
+
+def _check(config: Config) -> None:
+    data = config.train.data
+    if not data:
+        raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
+    filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
+    # robomimic 0.5 takes a list of datasets, each with settings of its own
+    datasets = [{"path": data}] if isinstance(data, str) else data
+    for entry in datasets:
+        own_filter = entry.get("filter_key")
+        path = Path(entry["path"]).expanduser()
+        check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
+    check_output_dir(Path(config.train.output_dir))
+    if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
+        check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+
+
+def _run_stock_train(arguments: argparse.Namespace) -> None:
+    script = importlib.import_module("robomimic.scripts.train")
+    stock_train, failures = script.train, []
+
+    def recording_train(*args: Any, **kwargs: Any) -> None:
+        try:
+            stock_train(*args, **kwargs)
+        except RobomimicFrozenError as error:
+            # Not an Exception, so it passes through stock's `except`, which would print a traceback around our line.
+            raise _Stop(error) from error
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        with mock.patch.object(script, "train", recording_train):
+            script.main(arguments)
+    except _Stop as stop:
+        raise stop.error from None
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr  # stock leaves its log file in their place
+    if failures:
+        raise RunFailedError(f"the run failed: {first_line(failures[0])}; the traceback is above")
+
+
+class _Stop(BaseException):
+    def __init__(self, error: RobomimicFrozenError) -> None:
+        self.error = error
+
+
+def _check_checkpoint(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with --agent")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"]
+    except Exception as error:  # a damaged archive or pickle raises almost anything
+        raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another --agent") from error
+
+
+@contextlib.contextmanager
+def _overridden_checkpoints(overrides: list[str]) -> Iterator[None]:
+    load = FileUtils.load_dict_from_checkpoint
+
+    def load_and_override(ckpt_path: str) -> dict[str, Any]:
+        checkpoint = load(ckpt_path)
+        config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
+        apply_overrides(config, overrides)
+        checkpoint["config"] = config.dump()
+        return checkpoint
+
+    with mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override):
+        yield

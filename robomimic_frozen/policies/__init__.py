@@ -1,0 +1,1 @@
+"""Embedding -> action: velocity networks, flow matching, and the algorithms that robomimic trains."""

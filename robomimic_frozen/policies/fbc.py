@@ -1,0 +1,228 @@
+"""Flow-matching behaviour cloning as a robomimic algorithm: `"algo_name": "fbc_frozen"`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any
+
+import robomimic.utils.obs_utils as ObsUtils
+import robomimic.utils.tensor_utils as TensorUtils
+import robomimic.utils.torch_utils as TorchUtils
+import torch
+from robomimic.algo import PolicyAlgo, register_algo_factory_func
+from robomimic.models.obs_nets import ObservationGroupEncoder
+from torch import Tensor, nn
+
+from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.flow_matching import Velocity, flow_matching_loss, integrate
+from robomimic_frozen.policies.networks import MLPVelocity
+from robomimic_frozen.policies.schedule import warmup_cosine
+
+Obs = dict[str, Tensor]
+
+
+@register_algo_factory_func("fbc_frozen")
+def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
+    """What robomimic's `algo_factory` builds for `fbc_frozen`."""
+    return FBC, {}
+
+
+class FlowPolicy(nn.Module):
+    """Observations -> condition, by robomimic's own observation encoder, and a velocity network on top.
+
+    Args:
+        group_shapes: observation group ('obs', 'goal') -> obs key -> shape without batch and time.
+        encoder_kwargs: robomimic's encoder settings for each modality.
+        obs_steps: frames in one observation.
+        action_dim, horizon: shape of an action chunk [H, A].
+        hidden_dims: of the velocity network.
+    """
+
+    def __init__(
+        self,
+        group_shapes: OrderedDict,
+        encoder_kwargs: dict | None,
+        obs_steps: int,
+        action_dim: int,
+        horizon: int,
+        hidden_dims: list[int],
+    ) -> None:
+        super().__init__()
+        self.encoder = ObservationGroupEncoder(group_shapes, encoder_kwargs=encoder_kwargs)
+        condition_dim = obs_steps * self.encoder.output_shape()[0]
+        self.velocity = MLPVelocity(action_dim, horizon, condition_dim, hidden_dims)
+        self.action_shape = (horizon, action_dim)
+
+    def forward(self, groups: dict[str, Obs], steps: int) -> Tensor:
+        """Action chunks [B, H, A] for observations [B, obs_steps, ...]."""
+        velocity = self._velocity_given(groups)
+        first = next(iter(groups["obs"].values()))
+        return integrate(velocity, torch.randn(len(first), *self.action_shape, device=first.device), steps)
+
+    def forward_train(self, groups: dict[str, Obs], targets: Tensor) -> Tensor:
+        """Loss of `targets` [B, H, A], given observations [B, obs_steps, ...]."""
+        return flow_matching_loss(self._velocity_given(groups), targets)
+
+    def _velocity_given(self, groups: dict[str, Obs]) -> Velocity:
+        frames = TensorUtils.time_distributed(groups, self.encoder, inputs_as_kwargs=True)
+        condition = frames.flatten(1)
+        return lambda x, times: self.velocity(x, times, condition)
+
+
+class FBC(PolicyAlgo):
+    """Flow-matching behaviour cloning with action chunks.
+
+    Trains a velocity field on chunks of `algo.horizon` actions, executes the first `algo.act_steps` of each chunk, and
+    acts with the exponential moving average of the weights. Chunking as in Diffusion Policy (Chi et al. 2023,
+    https://arxiv.org/abs/2303.04137), flow matching as in `flow_matching`.
+
+    Raises:
+        ConfigError: settings that contradict each other, each named with what to set.
+    """
+
+    def _create_networks(self) -> None:
+        self._check_config()
+        groups = OrderedDict(obs=OrderedDict(self.obs_shapes))
+        if self.goal_shapes:
+            groups["goal"] = OrderedDict(self.goal_shapes)
+        policy = FlowPolicy(
+            groups,
+            ObsUtils.obs_encoder_kwargs_from_config(self.obs_config.encoder),
+            obs_steps=self.algo_config.obs_steps,
+            action_dim=self.ac_dim,
+            horizon=self.algo_config.horizon,
+            hidden_dims=list(self.algo_config.network_kwargs.hidden_dims),
+        )
+        self.nets = nn.ModuleDict({"policy": policy})
+        self.nets["ema"] = EMA(policy, self.algo_config.ema.max_decay, self.algo_config.ema.power)
+        self.nets = self.nets.float().to(self.device)
+        self._pending_actions: deque[Tensor] = deque()
+        self._steps_this_epoch = 0
+
+    def _check_config(self) -> None:
+        algo, train = self.algo_config, self.global_config.train
+        if algo.network != "mlp":
+            raise ConfigError(f"unknown algo.network {algo.network!r}; choose 'mlp'")
+        if train.seq_length != algo.horizon:
+            raise ConfigError(
+                f"algo.horizon is {algo.horizon} and train.seq_length is {train.seq_length}; set both to the same value"
+            )
+        if train.frame_stack != algo.obs_steps:
+            raise ConfigError(
+                f"algo.obs_steps is {algo.obs_steps} and train.frame_stack is {train.frame_stack}; set both the same"
+            )
+        if not 1 <= algo.act_steps <= algo.horizon:
+            raise ConfigError(f"algo.act_steps is {algo.act_steps}; choose 1 to algo.horizon ({algo.horizon})")
+        if algo.flow_steps < 1:
+            raise ConfigError(f"algo.flow_steps is {algo.flow_steps}; choose 1 or more")
+        if self.obs_config.encoder.rgb.core_class == FrozenResNetCore.__name__:
+            check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs)
+
+    def _create_optimizers(self) -> None:
+        settings = self.optim_params.policy
+        if settings.optimizer_type != "adamw":
+            raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
+        self._trainable = [parameter for parameter in self.nets["policy"].parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self._trainable,
+            lr=settings.learning_rate.initial,
+            weight_decay=settings.regularization.L2,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.optimizers = {"policy": optimizer}
+        # The learning rate follows the gradient step, not the epoch, so robomimic has nothing to step.
+        self.lr_schedulers: dict = {}
+        self.step_lr_schedulers_every_batch: dict = {}
+
+    def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Keep the frames the policy reads, and the actions from the last of them on.
+
+        The dataset gives [B, obs_steps - 1 + horizon, ...]: the first action chunk starts at the newest frame.
+        """
+        algo = self.algo_config
+        first_action = algo.obs_steps - 1
+        kept = {
+            "obs": {key: value[:, : algo.obs_steps] for key, value in batch["obs"].items()},
+            "goal_obs": batch.get("goal_obs"),
+            "actions": batch["actions"][:, first_action : first_action + algo.horizon],
+        }
+        return TensorUtils.to_float(TensorUtils.to_device(kept, self.device))
+
+    def train_on_batch(self, batch: dict[str, Any], epoch: int, validate: bool = False) -> dict[str, Any]:
+        """One gradient step, or with `validate` the loss alone. Returns the loss and what `log_info` reports."""
+        with TorchUtils.maybe_no_grad(no_grad=validate):
+            info = super().train_on_batch(batch, epoch, validate=validate)
+            loss = self.nets["policy"].forward_train(
+                self._groups(batch["obs"], batch["goal_obs"]), batch["actions"]
+            )
+        info["loss"] = loss.detach()
+        if not validate:
+            info["grad_norm"] = self._gradient_step(loss, epoch)
+        return info
+
+    def _gradient_step(self, loss: Tensor, epoch: int) -> Tensor:
+        optimizer, ema = self.optimizers["policy"], self.nets["ema"]
+        self._set_learning_rate(int(ema.num_updates), epoch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        max_norm = self.global_config.train.max_grad_norm
+        grad_norm = nn.utils.clip_grad_norm_(self._trainable, float("inf") if max_norm is None else max_norm)
+        optimizer.step()
+        ema.update(self.nets["policy"])
+        return grad_norm
+
+    def _set_learning_rate(self, step: int, epoch: int) -> None:
+        rate, experiment = self.optim_params.policy.learning_rate, self.global_config.experiment
+        # Without a fixed number of steps in an epoch the cosine moves once an epoch.
+        part_of_epoch = self._steps_this_epoch / experiment.epoch_every_n_steps if experiment.epoch_every_n_steps else 0
+        progress = (epoch - 1 + part_of_epoch) / self.global_config.train.num_epochs
+        for group in self.optimizers["policy"].param_groups:
+            group["lr"] = rate.initial * warmup_cosine(step, progress, rate.warmup_steps)
+        self._steps_this_epoch += 1
+
+    def on_epoch_end(self, epoch: int) -> None:
+        super().on_epoch_end(epoch)
+        self._steps_this_epoch = 0
+
+    def log_info(self, info: dict[str, Any]) -> dict[str, float]:
+        """Scalars for TensorBoard under the names robomimic's BC uses."""
+        log = super().log_info(info)
+        log["Loss"] = info["loss"].item()
+        if "grad_norm" in info:
+            log["Policy_Grad_Norms"] = info["grad_norm"].item()
+        return log
+
+    def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """The next action [B, A] of the present chunk; a new chunk is sampled when it is used up.
+
+        Args:
+            obs_dict: observations [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
+        """
+        assert not self.nets.training
+        if not self._pending_actions:
+            if self.algo_config.obs_steps == 1:
+                obs_dict = {key: obs_dict[key].unsqueeze(1) for key in self.obs_shapes}
+            chunk = self._sample(self._groups(obs_dict, goal_dict))
+            self._pending_actions.extend(chunk[:, : self.algo_config.act_steps].unbind(1))
+        return self._pending_actions.popleft()
+
+    @torch.no_grad()
+    def _sample(self, groups: dict[str, Obs]) -> Tensor:
+        policy = self.nets["policy"]
+        averages = self.nets["ema"].averages(policy)
+        return torch.func.functional_call(policy, averages, (groups, self.algo_config.flow_steps))
+
+    def _groups(self, obs: Obs, goal: Obs | None) -> dict[str, Obs]:
+        groups = {"obs": {key: obs[key] for key in self.obs_shapes}}
+        if self.goal_shapes:
+            frames = next(iter(groups["obs"].values())).shape[1]
+            goal = {key: goal[key] for key in self.goal_shapes}
+            groups["goal"] = TensorUtils.unsqueeze_expand_at(goal, size=frames, dim=1)
+        return groups
+
+    def reset(self) -> None:
+        """Forget the rest of the present action chunk."""
+        self._pending_actions.clear()
+

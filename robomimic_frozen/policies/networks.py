@@ -1,0 +1,48 @@
+"""Velocity networks: v(x_t, t, condition)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+TIME_EMBEDDING_DIM = 64
+
+
+class SinusoidalTimeEmbedding(nn.Module):
+    """Times [B] in [0, 1] -> [B, dim] sines and cosines (Vaswani et al. 2017, section 3.5, on t * 1000)."""
+
+    def __init__(self, dim: int = TIME_EMBEDDING_DIM) -> None:
+        super().__init__()
+        half = dim // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1))
+        self.register_buffer("frequencies", 1000 * frequencies, persistent=False)
+
+    def forward(self, times: Tensor) -> Tensor:
+        angles = times[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class MLPVelocity(nn.Module):
+    """x_t [B, H, A], t [B], condition [B, C] -> velocity [B, H, A], through a plain MLP over their concatenation.
+
+    Args:
+        action_dim: A.
+        horizon: H, the length of an action chunk.
+        condition_dim: C.
+        hidden_dims: width of each hidden layer.
+    """
+
+    def __init__(self, action_dim: int, horizon: int, condition_dim: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.time_embedding = SinusoidalTimeEmbedding()
+        widths = [horizon * action_dim + TIME_EMBEDDING_DIM + condition_dim, *hidden_dims]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(width_in, width_out), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], horizon * action_dim))
+
+    def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
+        return self.layers(torch.cat([x.flatten(1), self.time_embedding(times), condition], dim=-1)).view_as(x)

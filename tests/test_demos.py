@@ -1,0 +1,301 @@
+"""Scripted demonstrations: the operators, the workers, the HDF5 format, and stock robomimic's opinion of the file."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import robomimic_frozen
+from robomimic_frozen.data import DemoSummary, generate_demos
+from robomimic_frozen.data.episodes import Episode, attempt_episode, episode_seeds
+from robomimic_frozen.data.lift_env import make_camera_env, make_physics_env
+from robomimic_frozen.data.operators import CLOSE, GROUPS, OPEN, OPERATORS, OperatorPolicy
+from robomimic_frozen.data.robomimic_hdf5 import DemoFile
+from robomimic_frozen.data.workers import ordered_map
+from robomimic_frozen.errors import ConfigError, DatasetError, RenderingError, RobomimicFrozenError
+
+SMALL = {"seed": 3, "camera_names": ("agentview",), "image_size": 32, "progress": False}
+NUM_DEMOS = 2
+STOCK_SCRIPTS = Path(importlib.util.find_spec("robomimic").origin).parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> DemoSummary:
+    path = tmp_path_factory.mktemp("demos") / "made_on_the_way" / "lift.hdf5"
+    return generate_demos(path, NUM_DEMOS, workers=1, **SMALL)
+
+
+def fake_episode(index: int, steps: int = 4) -> Episode:
+    rewards = np.zeros(steps)
+    rewards[-2:] = 1.0
+    return Episode(
+        operator=OPERATORS[index % len(OPERATORS)],
+        attempts=1,
+        model="<mujoco/>",
+        states=np.zeros((steps, 5)),
+        actions=np.zeros((steps, 7)),
+        rewards=rewards,
+        obs={"object": np.arange(steps + 1.0)[:, None]},
+        env_args="{}",
+    )
+
+
+def write_fake_file(path: Path, num_demos: int, seed: int = 0, next_obs: bool = False) -> Path:
+    with DemoFile(path, seed, next_obs) as file:
+        for index in range(num_demos):
+            file.append(fake_episode(index))
+    return path
+
+
+def mask(path: Path, key: str) -> list[str]:
+    with h5py.File(path) as file:
+        return [name.decode() for name in file[f"mask/{key}"]]
+
+
+def run(program: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def use_obs_keys(*rgb_keys: str) -> None:
+    """Tell robomimic which observations are images, which its environments ask it."""
+    robomimic_frozen.register()
+    import robomimic.utils.obs_utils as ObsUtils
+
+    ObsUtils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["object"], "rgb": list(rgb_keys)}})
+
+
+def test_importing_the_interface_loads_nothing_heavy():
+    program = "import sys, robomimic_frozen.data; print({'numpy', 'torch', 'robosuite', 'h5py', 'tqdm'} & set(sys.modules))"
+    assert run(program).strip() == "set()"
+
+
+@pytest.mark.parametrize("who", OPERATORS, ids=lambda who: who.name)
+def test_operator_lifts_with_valid_actions(who):
+    use_obs_keys()
+    outcome = attempt_episode(make_physics_env(seed=1), OperatorPolicy(who, np.random.default_rng(1)))
+    assert outcome is not None
+    start, states, actions = outcome
+    assert 30 <= len(actions) <= 200
+    assert np.abs(actions).max() <= 1.0
+    assert set(actions[:, 6]) == {OPEN, CLOSE}
+    np.testing.assert_array_equal(states[0], start["states"])
+
+
+def test_more_proficient_groups_are_faster():
+    speeds = {group: [who.max_speed for who in OPERATORS if who.group == group] for group in GROUPS}
+    assert min(speeds["better"]) > max(speeds["okay"]) >= max(speeds["worse"])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ordered_map_keeps_the_order(workers):
+    negated = ordered_map(functools.partial(functools.partial, operator.neg), 7, workers)
+    assert list(negated) == [0, -1, -2, -3, -4, -5, -6]
+
+
+def test_ordered_map_raises_what_a_worker_raised():
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(functools.partial(functools.partial, operator.truediv, 1), 3, 2))
+
+
+def test_ordered_map_tells_of_a_dead_worker():
+    with pytest.raises(RobomimicFrozenError, match="exit code 0"):
+        list(ordered_map(functools.partial(functools.partial, os._exit), 1, 1))
+
+
+@pytest.mark.parametrize(("num_demos", "num_valid"), [(1, 0), (2, 1), (12, 1), (60, 6)])
+def test_filter_keys_partition_the_demos(tmp_path, num_demos, num_valid):
+    path = write_fake_file(tmp_path / "demos.hdf5", num_demos)
+    everything = {f"demo_{index}" for index in range(num_demos)}
+    train, valid = mask(path, "train"), mask(path, "valid")
+    assert len(valid) == num_valid
+    assert len(train) + len(valid) == num_demos
+    assert {*train, *valid} == everything
+    assert {name for group in GROUPS for name in mask(path, group)} == everything
+    assert max(len(mask(path, group)) for group in GROUPS) - min(len(mask(path, group)) for group in GROUPS) <= 1
+
+
+def test_split_follows_from_the_seed(tmp_path):
+    splits = [mask(write_fake_file(tmp_path / f"{n}.hdf5", 60, seed), "valid") for n, seed in enumerate([5, 5, 6])]
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_dones_and_next_obs(tmp_path):
+    with h5py.File(write_fake_file(tmp_path / "demos.hdf5", 1, next_obs=True)) as file:
+        demo = file["data/demo_0"]
+        np.testing.assert_array_equal(demo["dones"], [0, 0, 1, 1])
+        np.testing.assert_array_equal(demo["obs/object"][:, 0], [0, 1, 2, 3])
+        np.testing.assert_array_equal(demo["next_obs/object"][:, 0], [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("wrong", [{"num_demos": 0}, {"workers": 0}, {"image_size": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(tmp_path, wrong):
+    path = tmp_path / "lift.hdf5"
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        generate_demos(path, **{"progress": False, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_file_is_left_untouched(tmp_path):
+    path = tmp_path / "lift.hdf5"
+    path.write_bytes(b"precious")
+    with pytest.raises(DatasetError, match="exists already; delete it or choose another"):
+        generate_demos(path, 1, progress=False)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="cannot write to .*file"):
+        generate_demos(tmp_path / "file" / "lift.hdf5", 1, progress=False)
+
+
+def test_no_working_opengl(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "no_such_backend")
+    with pytest.raises(RenderingError):
+        generate_demos(tmp_path / "lift.hdf5", 1, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_camera():
+    with pytest.raises(ConfigError, match="no camera 'no_such'.*agentview"):
+        make_camera_env(["no_such"], 32)
+
+
+def test_every_attempt_starts_elsewhere_and_repeats():
+    use_obs_keys()
+    seeds = [episode_seeds(*numbers)[0] for numbers in [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
+    same, again, *others = [make_physics_env(seed).reset()["object"].tolist() for seed in seeds]
+    assert same == again
+    assert len({tuple(start) for start in [same, *others]}) == 4
+
+
+@pytest.mark.sim
+def test_summary_and_format(summary):
+    assert (summary.num_demos, summary.attempts) == (NUM_DEMOS, sum(summary.attempts_per_operator.values()))
+    with h5py.File(summary.path) as file:
+        assert file["data"].attrs["total"] == summary.num_frames == sum(summary.frames_per_group.values())
+        assert list(file["data"]) == [f"demo_{index}" for index in range(NUM_DEMOS)]
+        for demo in file["data"].values():
+            steps = demo.attrs["num_samples"]
+            expected = {"actions": (7,), "states": (32,), "rewards": (), "dones": ()}
+            assert {key: demo[key].shape for key in expected} == {key: (steps, *rest) for key, rest in expected.items()}
+            assert demo["actions"].dtype == demo["states"].dtype == demo["rewards"].dtype == np.float64
+            assert demo["rewards"][0] == demo["dones"][0] == 0
+            assert demo["rewards"][-1] == demo["dones"][-1] == 1
+            image = demo["obs/agentview_image"]
+            assert (image.shape, image.dtype) == ((steps, 32, 32, 3), np.uint8)
+            assert image[()].std() > 10
+            assert demo["obs/object"].shape == (steps, 10)
+            assert demo["obs/robot0_eef_pos"].shape == (steps, 3)
+            assert str(Path.home()) not in demo.attrs["model_file"]
+
+
+@pytest.mark.sim
+def test_env_args_make_the_same_env_anywhere(summary):
+    with h5py.File(summary.path) as file:
+        meta = json.loads(file["data"].attrs["env_args"])
+    assert (meta["env_name"], meta["type"]) == ("Lift", 1)
+    assert meta["env_kwargs"]["camera_names"] == ["agentview"]
+    assert not {"seed", "render_gpu_device_id"} & set(meta["env_kwargs"])
+    assert os.sep not in json.dumps(meta)
+
+
+@pytest.mark.sim
+def test_same_bytes_from_any_number_of_workers(summary, tmp_path):
+    again = generate_demos(tmp_path / "again.hdf5", NUM_DEMOS, workers=2, **SMALL)
+    assert again.path.read_bytes() == summary.path.read_bytes()
+    assert list(tmp_path.iterdir()) == [again.path]
+
+
+@pytest.mark.sim
+def test_stock_dataset_info_accepts_it(summary):
+    program = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    report = run(program, STOCK_SCRIPTS / "get_dataset_info.py", "--dataset", summary.path)
+    assert f"total trajectories: {NUM_DEMOS}" in report
+    assert "filter key valid with 1 demos" in report
+
+
+@pytest.mark.sim
+def test_stock_playback_reaches_the_same_states(summary):
+    program = """
+import runpy, sys, robomimic_frozen
+robomimic_frozen.register()
+sys.argv.pop(0)
+for sys.argv[3:] in [[], ["--use-actions"]]:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    report = run(program, STOCK_SCRIPTS / "playback_dataset.py", "--dataset", summary.path)
+    assert report.count("Playing back episode") == 2 * NUM_DEMOS
+    assert "diverged" not in report
+
+
+@pytest.mark.sim
+def test_observations_are_those_of_a_stock_rollout(summary):
+    use_obs_keys("agentview_image")
+    import robomimic.utils.env_utils as EnvUtils
+
+    with h5py.File(summary.path) as file:
+        meta = json.loads(file["data"].attrs["env_args"])
+        env = EnvUtils.create_env_from_metadata(meta, render_offscreen=True, use_image_obs=True)
+        demo = file["data/demo_0"]
+        obs = env.reset_to({"model": demo.attrs["model_file"], "states": demo["states"][0]})
+        assert set(obs) == set(demo["obs"])
+        for step, action in enumerate(demo["actions"]):
+            image = as_uint8(obs["agentview_image"])
+            np.testing.assert_array_equal(image, demo["obs/agentview_image"][step])
+            np.testing.assert_array_equal(obs["object"], demo["obs/object"][step])
+            obs, reward, _, _ = env.step(action)
+            assert reward == demo["rewards"][step]
+        assert env.is_success()["task"]
+
+
+def as_uint8(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8, whether robomimic has made it [3, H, W] float (0.3) or not (later)."""
+    if image.dtype == np.uint8:
+        return image
+    return (image.transpose(1, 2, 0) * 255).round().astype(np.uint8)
+
+
+@pytest.mark.sim
+def test_interrupt_leaves_nothing(tmp_path):
+    program = "import sys; from robomimic_frozen.data import generate_demos; generate_demos(sys.argv[1], 60)"
+    command = [sys.executable, "-c", program, str(tmp_path / "lift.hdf5")]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(tmp_path.iterdir()))
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=20)
+    assert process.returncode != 0
+    assert not list(tmp_path.iterdir())
+    wait_for(lambda: not group_lives(process.pid))
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def group_lives(group: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False

@@ -1,0 +1,146 @@
+"""robomimic's own, unmodified scripts, in processes of their own, with no mention of this package in the command."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from robomimic.config import config_factory
+
+from robomimic_frozen import cli
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHORT = {
+    "experiment.epoch_every_n_steps": 2,
+    "experiment.save.every_n_epochs": 1,
+    "experiment.rollout.enabled": False,
+    "experiment.render_video": False,
+    "experiment.logging.log_tb": False,
+    "train.num_epochs": 1,
+    "train.batch_size": 2,
+}
+
+pytestmark = pytest.mark.sim
+
+
+def stock(script, *arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", f"robomimic.scripts.{script}", *map(str, arguments)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def write_config(tmp_path, settings, **changes):
+    """A config file in `tmp_path` that trains for two steps and saves once."""
+    for path, value in {**SHORT, "train.output_dir": str(tmp_path / "runs"), **changes}.items():
+        section = settings
+        *parents, key = path.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[key] = value
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(settings))
+    return file
+
+
+def train(config, dataset, tmp_path):
+    output = stock("train", "--config", config, "--dataset", dataset)
+    assert "finished run successfully!" in output, output
+    checkpoint, = (tmp_path / "runs").rglob("*.pth")
+    return checkpoint, output
+
+
+def roll_out(checkpoint, *arguments):
+    output = stock("run_trained_agent", "--agent", checkpoint, "--n_rollouts", 1, "--horizon", 10, *arguments)
+    return json.JSONDecoder().raw_decode(output.partition("Average Rollout Stats\n")[2])[0]
+
+
+def offline_settings():
+    return json.loads((CONFIGS / "lift_mh_offline.json").read_text())
+
+
+def test_fbc_frozen_trains_and_rolls_out(lift_dataset, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    checkpoint, output = train(write_config(tmp_path, offline_settings()), lift_dataset, tmp_path)
+    assert "efficientnet_lite0, weights=efficientnet-lite0-57934424.pth, frozen" in output
+    stats = roll_out(checkpoint, "--video_path", tmp_path / "video.mp4")
+    assert stats["Horizon"] == 10
+    assert (tmp_path / "video.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("head", ["bc", "bc_rnn_gmm"])
+def test_the_core_works_under_stock_bc(head, lift_dataset, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    settings = config_factory("bc").to_dict()
+    settings["observation"]["modalities"] = offline_settings()["observation"]["modalities"]
+    settings["observation"]["encoder"]["rgb"] = offline_settings()["observation"]["encoder"]["rgb"]
+    rnn = head == "bc_rnn_gmm"
+    changes = {"algo.gmm.enabled": rnn, "algo.rnn.enabled": rnn, "train.seq_length": 10 if rnn else 1}
+    config = write_config(tmp_path, settings, **changes, **{"train.hdf5_cache_mode": "low_dim"})
+    checkpoint, output = train(config, lift_dataset, tmp_path)
+    assert "FrozenResNetCore" in output
+    assert roll_out(checkpoint)["Horizon"] == 10
+
+
+def test_a_checkpoint_rolls_out_where_the_weights_file_is_absent(lift_dataset, tmp_path, monkeypatch):
+    import torch
+    import torchvision
+
+    weights = tmp_path / "weights.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    settings = offline_settings()
+    settings["observation"]["encoder"]["rgb"]["core_kwargs"].update(rgb_model_name="resnet18", weights=str(weights))
+    checkpoint, _ = train(write_config(tmp_path, settings), lift_dataset, tmp_path)
+    weights.unlink()
+    assert roll_out(checkpoint)["Horizon"] == 10
+
+
+def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(lift_dataset, tmp_path, capfd):
+    # Two filter keys that overlap: robomimic's own assertion, in the middle of its run.
+    settings = offline_settings()
+    changes = {
+        "train.hdf5_filter_key": "better", "train.hdf5_validation_filter_key": "better", "experiment.validate": True
+    }
+    config = write_config(tmp_path, settings, **changes)
+    assert "run failed with error" in stock("train", "--config", config, "--dataset", lift_dataset)
+    assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 1
+    assert "the run failed: training demonstrations overlap" in capfd.readouterr().err
+
+
+def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = write_config(tmp_path, offline_settings(), **{"train.output_dir": "here"})
+    existing = tmp_path / "here" / "lift_mh_offline" / "earlier" / "models" / "model.pth"
+    existing.parent.mkdir(parents=True)
+    existing.write_text("kept")
+    assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 0
+    assert existing.read_text() == "kept"
+    checkpoint, = (path for path in (tmp_path / "here").rglob("*.pth") if path != existing)
+    return checkpoint
+
+
+def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path):
+    checkpoint, _ = train(write_config(tmp_path, offline_settings()), lift_dataset, tmp_path)
+
+    def first_states(seed):
+        file = tmp_path / "rollouts.hdf5"
+        command = [sys.executable, "-m", "robomimic_frozen.cli", "eval", "--agent", str(checkpoint)]
+        command += ["--n_rollouts", "1", "--horizon", "3", "--seed", str(seed), "--dataset_path", str(file)]
+        command += ["--set", "algo.flow_steps=2"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert re.search(r'"flow_steps": 2\b', result.stdout)
+        import h5py
+
+        with h5py.File(file) as rollouts:
+            return rollouts["data/demo_0/states"][:]
+
+    first = first_states(3)
+    assert (first == first_states(3)).all()
+    assert not (first == first_states(4)).all()
