@@ -64,6 +64,7 @@ setup(
         "h5py>=3.8",
         "pluggy>=1.5",
         "tqdm>=4.60",
+        "filelock>=3.12",
     ],
     extras_require={"offline": OFFLINE, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
 )

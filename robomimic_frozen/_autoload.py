@@ -82,7 +82,14 @@ def _patch_file_utils():
     build_restored_policies_without_weights_files()
 
 
+def _patch_train_utils():
+    from robomimic_frozen.compat import serve_cached_features
+
+    serve_cached_features()
+
+
 if os.environ.get("ROBOMIMIC_FROZEN_AUTOLOAD") != "0":
     _after("robomimic.config", _register_configs)
     _after("robomimic.algo", _register_everything)
     _after("robomimic.utils.file_utils", _patch_file_utils)
+    _after("robomimic.utils.train_utils", _patch_train_utils)

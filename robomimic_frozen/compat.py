@@ -10,10 +10,14 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from unittest import mock
 
 from robomimic_frozen._autoload import watch
 from robomimic_frozen.errors import RenderingError
+
+if TYPE_CHECKING:
+    import torch
 
 GL_BACKENDS = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 """MUJOCO_GL -> the Debian packages that provide it."""
@@ -61,6 +65,39 @@ def build_restored_policies_without_weights_files() -> None:
             return original(*args, **kwargs)
 
     FileUtils.policy_from_checkpoint = policy_from_checkpoint
+
+
+def serve_cached_features() -> None:
+    """Let `TrainUtils.dataset_factory` make a dataset of cached features for the configs that ask for one.
+
+    All versions of it make each SequenceDataset by that name, with arguments of their own (0.5: one for each entry of
+    a list), so the name is what is exchanged.
+    """
+    import robomimic.utils.train_utils as TrainUtils
+
+    original = getattr(TrainUtils, "dataset_factory", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return  # as in build_restored_policies_without_weights_files
+
+    @functools.wraps(original)
+    def dataset_factory(config, obs_keys, filter_by_attribute=None, *args, **kwargs):
+        from robomimic_frozen.features.factory import dataset_class
+
+        replacement = dataset_class(config, filter_by_attribute) or TrainUtils.SequenceDataset
+        with mock.patch.object(TrainUtils, "SequenceDataset", replacement):
+            return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+
+    TrainUtils.dataset_factory = dataset_factory
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is faster than float32 there; torch has no public name for the CPU's answer."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, flag, bool)() for flag in flags)
 
 
 @contextlib.contextmanager

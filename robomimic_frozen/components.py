@@ -10,5 +10,5 @@ from robomimic_frozen.plugins import hookimpl
 @hookimpl
 def robomimic_components() -> None:
     # Defining the classes is what registers them: see ConfigMeta, register_algo_factory_func and EncoderCore.
-    for module in ("robomimic_frozen.config", "robomimic_frozen.encoders.core", "robomimic_frozen.policies.fbc"):
-        importlib.import_module(module)
+    for module in ("config", "encoders.core", "policies.fbc", "policies.bc"):
+        importlib.import_module(f"robomimic_frozen.{module}")

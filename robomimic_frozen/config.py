@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 from robomimic.config.base_config import BaseConfig
+from robomimic.config.bc_config import BCConfig
 
 
-class FBCFrozenConfig(BaseConfig):
-    """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for Lift with two cameras."""
-
-    ALGO_NAME = "fbc_frozen"
-
-    def experiment_config(self) -> None:
-        super().experiment_config()
-        self.experiment.name = "fbc_frozen"
-        self.experiment.epoch_every_n_steps = 500
-        self.experiment.save.every_n_epochs = 20
-        self.experiment.rollout.rate = 20
-        self.experiment.rollout.n = 10
+class _FrozenImages:
+    """What all configs of frozen encoders share. Not a BaseConfig: defining one of those registers it."""
 
     def train_config(self) -> None:
-        super().train_config()
+        super().train_config()  # type: ignore[misc]
         # robomimic would resolve a relative folder inside its own installation.
         self.train.output_dir = "~/robomimic_frozen_runs"
         self.train.hdf5_load_next_obs = False
         self.train.hdf5_cache_mode = "low_dim"
         self.train.dataset_keys = ["actions"]
-        self.train.num_epochs = 40
-        self.train.seq_length = 16  # algo.horizon
-        self.train.frame_stack = 1  # algo.obs_steps
-        self.train.max_grad_norm = 1.0  # gradients are scaled down to this norm; None for never
 
     def algo_config(self) -> None:
-        self.algo.horizon = 16  # actions in a predicted chunk
-        self.algo.act_steps = 8  # actions of it that are executed before the next chunk is predicted
-        self.algo.obs_steps = 1  # frames the policy sees
-        self.algo.flow_steps = 10  # Euler steps from noise to actions
-
-        self.algo.network = "mlp"
-        self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]
-        self.algo.network_kwargs.do_not_lock_keys()
-
-        self.algo.optim_params.policy.optimizer_type = "adamw"
-        self.algo.optim_params.policy.learning_rate.initial = 1e-3
-        self.algo.optim_params.policy.learning_rate.warmup_steps = 100
-        self.algo.optim_params.policy.regularization.L2 = 1e-4
-
-        self.algo.ema.max_decay = 0.999
-        self.algo.ema.power = 0.75
+        super().algo_config()  # type: ignore[misc]
+        # Features of the frozen encoder, computed once; training then reads no pixels.
+        self.algo.feature_cache.enabled = True
+        self.algo.feature_cache.dir = None  # folder of the caches; None for ~/.cache/robomimic_frozen
+        self.algo.feature_cache.cached_crops = 8  # random crops of each image, besides the central one
+        self.algo.feature_cache.crop_seed = 0  # of their positions
+        self.algo.feature_cache.dtype = "float16"  # or "float32", as the features are stored
 
     def observation_config(self) -> None:
         super().observation_config()
@@ -64,3 +42,48 @@ class FBCFrozenConfig(BaseConfig):
         core_kwargs.resize_shape = None
         core_kwargs.crop_shape = [76, 76]
         core_kwargs.random_crop = True
+
+class FBCFrozenConfig(_FrozenImages, BaseConfig):
+    """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for Lift with two cameras."""
+
+    ALGO_NAME = "fbc_frozen"
+
+    def experiment_config(self) -> None:
+        super().experiment_config()
+        self.experiment.name = "fbc_frozen"
+        self.experiment.epoch_every_n_steps = 500
+        self.experiment.save.every_n_epochs = 20
+        self.experiment.rollout.rate = 20
+        self.experiment.rollout.n = 10
+
+    def train_config(self) -> None:
+        super().train_config()
+        self.train.num_epochs = 40
+        self.train.seq_length = 16  # algo.horizon
+        self.train.frame_stack = 1  # algo.obs_steps
+        self.train.max_grad_norm = 1.0  # gradients are scaled down to this norm; None for never
+
+    def algo_config(self) -> None:
+        super().algo_config()
+        self.algo.horizon = 16  # actions in a predicted chunk
+        self.algo.act_steps = 8  # actions of it that are executed before the next chunk is predicted
+        self.algo.obs_steps = 1  # frames the policy sees
+        self.algo.flow_steps = 10  # Euler steps from noise to actions
+
+        self.algo.network = "mlp"
+        self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]
+        self.algo.network_kwargs.do_not_lock_keys()
+
+        self.algo.optim_params.policy.optimizer_type = "adamw"
+        self.algo.optim_params.policy.learning_rate.initial = 1e-3
+        self.algo.optim_params.policy.learning_rate.warmup_steps = 100
+        self.algo.optim_params.policy.regularization.L2 = 1e-4
+
+        self.algo.ema.max_decay = 0.999
+        self.algo.ema.power = 0.75
+
+
+class BCFrozenConfig(_FrozenImages, BCConfig):
+    """robomimic's BC family (MSE, Gaussian, GMM, RNN, transformer) on a frozen, pretrained image encoder."""
+
+    ALGO_NAME = "bc_frozen"

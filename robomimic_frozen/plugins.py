@@ -79,6 +79,7 @@ def register() -> None:
     for _ in call_each(plugin_manager().hook.robomimic_components):
         pass
     compat.build_restored_policies_without_weights_files()
+    compat.serve_cached_features()
 
 
 def _warn_skipped(plugin: str, error: Exception) -> None:

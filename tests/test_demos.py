@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import h5py
@@ -81,7 +82,7 @@ def use_obs_keys(*rgb_keys: str) -> None:
 
 
 def test_importing_the_interface_loads_nothing_heavy():
-    program = "import sys, robomimic_frozen.data; print({'numpy', 'torch', 'robosuite', 'h5py', 'tqdm'} & set(sys.modules))"
+    program = "import sys, robomimic_frozen.data; print({'numpy', 'torch', 'robosuite', 'h5py'} & set(sys.modules))"
     assert run(program).strip() == "set()"
 
 
@@ -164,6 +165,12 @@ def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="cannot write to .*file"):
         generate_demos(tmp_path / "file" / "lift.hdf5", 1, progress=False)
+
+
+def test_full_disk_is_reported_before_hdf5_meets_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    with pytest.raises(DatasetError, match="no space left"):
+        write_fake_file(tmp_path / "demos.hdf5", 1)
 
 
 def test_no_working_opengl(tmp_path, monkeypatch):

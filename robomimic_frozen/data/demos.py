@@ -64,7 +64,7 @@ def generate_demos(
         path: HDF5 file to write; its folder is made if need be.
         num_demos: number of demonstrations, at least 1, shared evenly by the groups better, okay and worse.
         seed: non-negative; demonstration i of a seed is the same in a larger set.
-        workers: number of processes; one per core that this process may use when None.
+        workers: number of processes, of 2 GB each; one per core that this process may use when None.
         camera_names: cameras of the scene whose images are recorded as `<camera>_image`.
         image_size: height and width of the images in pixels.
         next_obs: whether to write `next_obs` as well, which doubles the file.
@@ -72,7 +72,7 @@ def generate_demos(
 
     Raises:
         ConfigError: a number is out of range, or the scene has no such camera.
-        DatasetError: the file exists already or cannot be written, or the operators fail too often.
+        DatasetError: the file exists already or cannot be written, the disk is full, or an operator fails too often.
         RenderingError: no OpenGL backend works on this machine.
         RobomimicFrozenError: a worker process died.
     """

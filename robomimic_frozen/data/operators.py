@@ -1,7 +1,7 @@
 """Scripted operators that lift the cube, each with a proficiency of its own, as in robomimic's multi-human (MH) sets.
 
-An operator steers in closed loop from the low-dim observations that a policy also gets. Apart from its noise, pauses and
-detours its action is a function of the current observation, so that behaviour cloning can imitate it.
+An operator steers in closed loop from the low-dim observations that a policy also gets. Apart from its noise, pauses
+and detours its action is a function of the current observation, so that behaviour cloning can imitate it.
 """
 
 from __future__ import annotations

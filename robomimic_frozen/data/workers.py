@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from robomimic_frozen.errors import RobomimicFrozenError
 
@@ -25,11 +24,6 @@ class _WorkerTraceback(Exception):
 class _Failure(NamedTuple):
     error: Exception
     traceback: str
-
-
-# Mesa's software renderer starts a thread per core in every process; with a process per core they only get in each
-# other's way (480 ms a step against 110 ms on two cores).
-WORKER_ENVIRONMENT: Final = {"LP_NUM_THREADS": "1"}
 
 
 def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, workers: int) -> Iterator[Result]:
@@ -67,8 +61,6 @@ def _serve(connection: Connection, build: Callable[[], Callable[[int], Result]])
     """A worker's life: answer each number with its result, or with the exception that it met."""
     # Ctrl-C reaches the whole process group; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name, value in WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     # robosuite logs the same advice on every reset, and robomimic prints.
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(None):
@@ -97,7 +89,7 @@ def _results(processes: Mapping[Connection, BaseProcess], count: int) -> Iterato
             process = processes[connection]
             process.join()
             raise RobomimicFrozenError(
-                f"a worker process died (exit code {process.exitcode}; -9 usually means out of memory); try fewer workers"
+                f"a worker process died (exit code {process.exitcode}; -9 is mostly lack of memory); try fewer workers"
             ) from None
         if isinstance(answer, _Failure):
             raise answer.error from _WorkerTraceback(answer.traceback)

@@ -17,7 +17,7 @@ from robomimic_frozen.errors import ConfigError
 
 
 class FrozenResNetCore(EncoderCore):
-    """Images [B, 3, H, W] in [0, 1], or their features [B, F] -> embedding [B, emb_dim].
+    """Images [B, 3, H, W] in [0, 1], or their features [B, F] or [B, F, 1, 1] -> embedding [B, emb_dim].
 
     resize and crop -> backbone (frozen, pretrained) -> trainable two-layer projection. Works under every robomimic algo.
 
@@ -67,8 +67,8 @@ class FrozenResNetCore(EncoderCore):
         self.projection = projection(self.backbone.feature_dim, emb_dim)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim == 2:
-            return self.projection(inputs)
+        if inputs.ndim == 2 or inputs.shape[-2:] == (1, 1):
+            return self.projection(inputs.flatten(1))
         return self.projection(self.backbone(self.preprocess(inputs)))
 
     def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:

@@ -37,8 +37,16 @@ class ResizeAndCrop(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.resize_shape is not None:
-            images = TVF.resize(images, list(self.resize_shape), antialias=True)
+        return self.crop(self.resize(images))
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> [B, 3, *resize_shape]."""
+        if self.resize_shape is None:
+            return images
+        return TVF.resize(images, list(self.resize_shape), antialias=True)
+
+    def crop(self, images: Tensor) -> Tensor:
+        """Resized images -> [B, 3, *crop_shape]."""
         if self.crop_shape is None:
             return images
         if self.training and self.random_crop:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.feature_batches import FeatureBatches
 from robomimic_frozen.policies.flow_matching import Velocity, flow_matching_loss, integrate
 from robomimic_frozen.policies.networks import MLPVelocity
 from robomimic_frozen.policies.schedule import warmup_cosine
@@ -71,7 +72,7 @@ class FlowPolicy(nn.Module):
         return lambda x, times: self.velocity(x, times, condition)
 
 
-class FBC(PolicyAlgo):
+class FBC(FeatureBatches, PolicyAlgo):
     """Flow-matching behaviour cloning with action chunks.
 
     Trains a velocity field on chunks of `algo.horizon` actions, executes the first `algo.act_steps` of each chunk, and

@@ -1,0 +1,155 @@
+"""robomimic's SequenceDataset with cached features in the place of images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from robomimic.utils.dataset import SequenceDataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from robomimic_frozen.features.source import ImageSource
+from robomimic_frozen.features.store import CachedFeatures
+
+GetFeatures = Callable[[ImageSource], CachedFeatures]
+
+
+@dataclass(frozen=True)
+class GatheredBatch:
+    """A finished batch on its way through DataLoader's collate function."""
+
+    tensors: dict[str, Any]
+
+
+# DataLoader collates what __getitems__ returns; this entry hands a finished batch through.
+default_collate_fn_map[GatheredBatch] = lambda batches, *, collate_fn_map=None: batches[0].tensors
+
+
+class CachedFeatureDataset(SequenceDataset):
+    """Sequences as SequenceDataset gives them, with features [.., F, 1, 1] under the image obs keys.
+
+    A feature is shaped like an image of one pixel, because robomimic's networks count dimensions. Whole batches are
+    gathered from contiguous arrays by index.
+
+    Args:
+        get_features: gives the cache of one obs key; called for the demos this dataset serves.
+        image_keys: the obs keys that have features.
+        obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
+        random_crops: serve a random one of the cached crops, as in training, instead of the central one.
+        Others: as SequenceDataset.
+    """
+
+    def __init__(
+        self,
+        hdf5_path: str,
+        obs_keys: Sequence[str],
+        *args: Any,
+        get_features: GetFeatures,
+        image_keys: Sequence[str],
+        obs_frames: int | None,
+        random_crops: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.image_keys = tuple(key for key in obs_keys if key in image_keys)
+        self.obs_frames = obs_frames
+        self.random_crops = random_crops
+        other_keys = [key for key in obs_keys if key not in self.image_keys]
+        super().__init__(hdf5_path, other_keys, *args, **{**kwargs, "hdf5_cache_mode": "low_dim"})
+        groups = ["obs", "next_obs"] if self.load_next_obs else ["obs"]
+        path, demos = Path(self.hdf5_path).absolute(), tuple(self.demos)
+        self.caches = {
+            (group, key): get_features(ImageSource(path, demos, f"{group}/{key}")).features
+            for group in groups
+            for key in self.image_keys
+        }
+        self._frames_of_sequences()
+        self._arrays: dict[str, Any] | None = None
+
+    def _frames_of_sequences(self) -> None:
+        """For each sequence: its first frame after stacking, and the first and last frame of its demo."""
+        lengths = np.array([self._demo_id_to_demo_length[demo] for demo in self.demos])
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        counts = np.diff([*(self._demo_id_to_start_indices[demo] for demo in self.demos), self.total_num_sequences])
+        offset = 0 if self.pad_frame_stack else self.n_frame_stack - 1
+        within = np.arange(self.total_num_sequences) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._demo = np.repeat(np.arange(len(lengths)), counts)
+        self._first, self._last = starts[self._demo], (starts + lengths - 1)[self._demo]
+        self._base = self._first + within + offset
+        ends = starts + lengths - (0 if self.pad_seq_length else self.seq_length - 1)
+        self._goal = (ends - 1)[self._demo]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[GatheredBatch]:
+        return [GatheredBatch(self._gather(np.asarray(indices)))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _first_of_batch(self._gather(np.array([index])))
+
+    def _gather(self, indices: np.ndarray) -> dict[str, Any]:
+        """The sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
+        if self._arrays is None:
+            self._arrays = self._whole_demos()
+        offsets = np.arange(1 - self.n_frame_stack, self.seq_length)
+        # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.
+        frames = np.clip(
+            self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None]
+        )
+        batch: dict[str, Any] = {key: _take(array, frames) for key, array in self._arrays["sequences"].items()}
+        for group in ("obs", "next_obs") if self.load_next_obs else ("obs",):
+            batch[group] = self._gather_observations(group, frames[:, : self.obs_frames])
+        if self.goal_mode is not None:
+            goals = self._gather_observations("next_obs", self._goal[indices, None])
+            batch["goal_obs"] = {key: value[:, 0] for key, value in goals.items()}
+        batch["index"] = torch.from_numpy(indices)
+        return batch
+
+    def _gather_observations(self, group: str, frames: np.ndarray) -> dict[str, torch.Tensor]:
+        gathered = {key: _take(array, frames) for key, array in self._arrays[group].items()}
+        for key in self.image_keys:
+            gathered[key] = self._gather_features(self.caches[group, key], frames)
+        return gathered
+
+    def _gather_features(self, features: np.ndarray, frames: np.ndarray) -> torch.Tensor:
+        variants = features.shape[1]
+        rows = torch.from_numpy(frames * variants)
+        if self.random_crops and variants > 1:
+            rows += torch.randint(1, variants, rows.shape)
+        return _take(features.reshape(-1, features.shape[2]), rows.numpy())[..., None, None]
+
+    def _whole_demos(self) -> dict[str, Any]:
+        """Everything but images, as one array [frames of all demos, ...] for each key.
+
+        Each demo is read as one long sequence through stock `get_item`, so that whatever a robomimic version does to an
+        item (action normalization, say) is done by its own code.
+        """
+        stacked, length = self.n_frame_stack, self.seq_length
+        self.n_frame_stack = 1
+        try:
+            items = []
+            for demo in self.demos:
+                self.seq_length = self._demo_id_to_demo_length[demo]
+                items.append(self.get_item(self._demo_id_to_start_indices[demo]))
+        finally:
+            self.n_frame_stack, self.seq_length = stacked, length
+        self.close_and_delete_hdf5_handle()
+        arrays: dict[str, Any] = {"sequences": {}}
+        for name, value in items[0].items():
+            if name in ("obs", "next_obs"):
+                arrays[name] = {key: np.concatenate([item[name][key] for item in items]) for key in value}
+            elif name not in ("goal_obs", "index"):
+                arrays["sequences"][name] = np.concatenate([item[name] for item in items])
+        return arrays
+
+
+def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.take(array, rows, axis=0))
+
+
+def _first_of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return OrderedDict(
+        (key, _first_of_batch(value) if isinstance(value, Mapping) else value[0]) for key, value in batch.items()
+    )

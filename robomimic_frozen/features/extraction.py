@@ -1,0 +1,94 @@
+"""Images -> features, at the fastest precision of the device that is safe."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robomimic_frozen import compat
+from robomimic_frozen.encoders.preprocessing import crop_at
+from robomimic_frozen.errors import WeightsError
+from robomimic_frozen.features.crops import crop_positions
+from robomimic_frozen.features.spec import Extractor
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 128
+SAFE_SIMILARITY = 0.999
+_SAMPLE_IMAGES = 32
+
+
+class FeatureExtraction:
+    """Computes the features of one demo after another on `device`.
+
+    The features of a demo depend on that demo alone, not on what was extracted before it.
+    """
+
+    def __init__(self, extractor: Extractor, device: torch.device) -> None:
+        self.extractor = extractor
+        self.device = device
+        # The layout of the shared network must not change under the policy that uses it.
+        self.vision = copy.deepcopy(extractor.vision).to(device=device, memory_format=torch.channels_last)
+        self.precision = torch.float32
+        self._precision_chosen = False
+
+    def __call__(self, demo: str, images: np.ndarray) -> np.ndarray:
+        """Features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
+
+        Raises:
+            WeightsError: the network gives numbers that are not finite.
+        """
+        features = np.concatenate([self._features(batch) for batch in self._batches(demo, images)])
+        if not np.isfinite(features).all():
+            raise WeightsError(
+                f"{self.extractor.vision.backbone.name} gives NaN or infinite features for {demo}: its weights file is "
+                "damaged, or algo.feature_cache.dtype must be 'float32'"
+            )
+        return features.reshape(len(images), 1 + self.extractor.cached_crops, -1)
+
+    @torch.inference_mode()
+    def _features(self, images: Tensor) -> np.ndarray:
+        if not self._precision_chosen:
+            self.precision = self._fastest_safe_precision(images[:_SAMPLE_IMAGES])
+            self._precision_chosen = True
+        return self._forward(images, self.precision).float().cpu().numpy().astype(self.extractor.dtype)
+
+    def _forward(self, images: Tensor, precision: torch.dtype) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            return self.vision(images)
+
+    def _fastest_safe_precision(self, sample: Tensor) -> torch.dtype:
+        if not compat.has_fast_bfloat16(self.device):
+            return torch.float32
+        exact, quick = self._forward(sample, torch.float32), self._forward(sample, torch.bfloat16).float()
+        similarity = F.cosine_similarity(exact, quick).min().item()
+        if similarity < SAFE_SIMILARITY:
+            logger.info("features in float32: bfloat16 ones have a cosine similarity of %.5f only", similarity)
+            return torch.float32
+        return torch.bfloat16
+
+    def _batches(self, demo: str, images: np.ndarray) -> Iterator[Tensor]:
+        """Crops [B, 3, h, w] in [0, 1], all those of a frame one after another."""
+        extractor = self.extractor
+        variants = 1 + extractor.cached_crops
+        frames_per_batch = max(1, BATCH_SIZE // variants)
+        for first in range(0, len(images), frames_per_batch):
+            part = torch.from_numpy(images[first : first + frames_per_batch]).to(self.device)
+            frames = extractor.preprocess.resize(part.permute(0, 3, 1, 2).float() / 255)
+            crops = extractor.preprocess.crop(frames)[:, None]
+            if extractor.cached_crops:
+                height, width = extractor.preprocess.crop_shape
+                choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
+                positions = crop_positions(extractor.crop_seed, demo, len(images), extractor.cached_crops, choices)
+                tops, lefts = torch.from_numpy(positions[first : first + frames_per_batch]).to(self.device).unbind(-1)
+                repeated = frames.repeat_interleave(extractor.cached_crops, dim=0)
+                randoms = crop_at(repeated, tops.flatten(), lefts.flatten(), (height, width))
+                crops = torch.cat([crops, randoms.unflatten(0, (len(part), extractor.cached_crops))], dim=1)
+            yield crops.flatten(0, 1)

@@ -1,0 +1,66 @@
+"""Decides whether a training run reads features, and gives its dataset what it needs for that."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import robomimic.utils.torch_utils as TorchUtils
+
+from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.features.dataset import CachedFeatureDataset
+from robomimic_frozen.features.source import ImageSource
+from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.store import CachedFeatures, FeatureStore
+
+logger = logging.getLogger(__name__)
+
+
+def why_uncached(config: Any) -> str | None:
+    """Why a run with this config must read pixels; None when features serve it as well."""
+    encoder = config.observation.encoder.rgb
+    randomizers = encoder.obs_randomizer_class
+    randomizers = randomizers if isinstance(randomizers, (list, tuple)) else [randomizers]
+    if not config.algo.feature_cache.enabled:
+        return "algo.feature_cache.enabled is false"
+    if encoder.core_class != FrozenResNetCore.__name__:
+        return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
+    if not encoder.core_kwargs.get("freeze_encoder", True):
+        return "the encoder is not frozen"
+    if any(randomizers):
+        return f"the cache cannot reproduce the randomizer {next(filter(None, randomizers))}"
+    return None
+
+
+def dataset_class(config: Any, filter_key: str | None) -> type | functools.partial | None:
+    """What takes the place of SequenceDataset in a run with this config; None for nothing.
+
+    Args:
+        filter_key: of the demos the dataset is for, which tells validation from training.
+    """
+    if "feature_cache" not in config.algo:
+        return None
+    image_keys = {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
+    if not image_keys:
+        return None
+    reason = why_uncached(config)
+    if reason is not None:
+        logger.info("training reads pixels: %s", reason)
+        return None
+    validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
+    return functools.partial(
+        CachedFeatureDataset,
+        get_features=functools.partial(get_features, config),
+        image_keys=tuple(image_keys),
+        obs_frames=config.algo.get("obs_steps"),
+        random_crops=not validating,
+    )
+
+
+def get_features(config: Any, source: ImageSource) -> CachedFeatures:
+    """The features of `source` under the encoder of `config`, from the store. Raises as `FeatureStore.get`."""
+    cache = config.algo.feature_cache
+    extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, cache, source.image_shape())
+    device = TorchUtils.get_torch_device(try_to_use_cuda=config.train.cuda)
+    return FeatureStore(cache.dir).get(source, extractor, device)

@@ -1,0 +1,85 @@
+"""The images of a dataset, demo by demo."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from robomimic_frozen.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One obs key of some demos of one file.
+
+    Attributes:
+        path: the HDF5 dataset.
+        demos: names of the demos, in the order in which the features are stored.
+        key: 'obs/<obs key>' or 'next_obs/<obs key>'.
+    """
+
+    path: Path
+    demos: tuple[str, ...]
+    key: str
+
+    def images(self, first: int = 0) -> Iterator[np.ndarray]:
+        """Images [T, H, W, 3] uint8 of each demo from number `first` on; the next demo is read ahead meanwhile.
+
+        Raises:
+            DatasetError: the file cannot be read, lacks the key, or holds something else than uint8 RGB images.
+        """
+        with _opened(self.path) as file, concurrent.futures.ThreadPoolExecutor(1) as reader:
+            ahead = None
+            for demo in self.demos[first:]:
+                following = reader.submit(self._read, file, demo)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()
+
+    def digests(self) -> list[str]:
+        """sha256 of the images of each demo."""
+        return [image_digest(images) for images in self.images()]
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(3, H, W)"""
+        with _opened(self.path) as file:
+            height, width, channels = self._dataset(file, self.demos[0]).shape[1:]
+        return channels, height, width
+
+    def _read(self, file: h5py.File, demo: str) -> np.ndarray:
+        try:
+            return self._dataset(file, demo)[()]
+        except OSError as error:
+            raise DatasetError(f"{self.path}: cannot read {demo}/{self.key} ({error}); the file is damaged") from error
+
+    def _dataset(self, file: h5py.File, demo: str) -> h5py.Dataset:
+        dataset = file.get(f"data/{demo}/{self.key}")
+        if not isinstance(dataset, h5py.Dataset):
+            raise DatasetError(f"{self.path} has no {self.key!r} in {demo}; set observation.modalities to what it has")
+        if dataset.dtype != np.uint8 or dataset.ndim != 4 or dataset.shape[-1] != 3:
+            raise DatasetError(
+                f"{self.path}: {demo}/{self.key} is {dataset.dtype} {dataset.shape}; images are uint8 (T, H, W, 3)"
+            )
+        return dataset
+
+
+def image_digest(images: np.ndarray) -> str:
+    """sha256 of shape and pixels."""
+    result = hashlib.sha256(str(images.shape).encode())
+    result.update(np.ascontiguousarray(images))
+    return result.hexdigest()
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DatasetError(f"dataset {path} cannot be opened as HDF5 ({error}); check the path") from error

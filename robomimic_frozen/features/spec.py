@@ -1,0 +1,84 @@
+"""What a cached feature depends on. Whatever changes one of these makes another cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robomimic_frozen.encoders.backbones import get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders.weights import digest
+from robomimic_frozen.errors import ConfigError
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """Images of one obs key -> what is cached of them: the network, the preprocessing and the crops.
+
+    Attributes:
+        vision: the frozen backbone with its weights.
+        preprocess: resizing and cropping.
+        cached_crops: random crops of each image besides the central one; 0 where nothing is cropped at random.
+        crop_seed: of the positions of those crops.
+        dtype: 'float16' or 'float32', as the features are stored.
+    """
+
+    vision: VisionBackbone
+    preprocess: ResizeAndCrop
+    cached_crops: int
+    crop_seed: int
+    dtype: str
+
+    @classmethod
+    def from_config(cls, core_kwargs: Mapping[str, Any], cache: Mapping[str, Any], image_shape: tuple) -> Extractor:
+        """For FrozenResNetCore's `core_kwargs`, the `algo.feature_cache` section, and images of shape (3, H, W)."""
+        if cache["dtype"] not in ("float16", "float32"):
+            raise ConfigError(f"algo.feature_cache.dtype is {cache['dtype']!r}; choose 'float16' or 'float32'")
+        if cache["cached_crops"] < 0:
+            raise ConfigError(f"algo.feature_cache.cached_crops is {cache['cached_crops']}; choose 0 or more")
+        vision = VisionBackbone(
+            get_backbone(core_kwargs["rgb_model_name"]),
+            core_kwargs.get("weights"),
+            core_kwargs.get("pretrained_encoder", True),
+            frozen=True,
+            normalize=core_kwargs.get("imagenet_norm", True),
+        )
+        random_crop = core_kwargs.get("random_crop", True)
+        crop_shape = core_kwargs.get("crop_shape")
+        preprocess = ResizeAndCrop(image_shape, core_kwargs.get("resize_shape"), crop_shape, random_crop).eval()
+        crops = cache["cached_crops"] if crop_shape is not None and random_crop else 0
+        return cls(vision, preprocess, crops, cache["crop_seed"], cache["dtype"])
+
+    @property
+    def feature_bytes(self) -> int:
+        """Size of all features of one image."""
+        return (1 + self.cached_crops) * self.vision.feature_dim * np.dtype(self.dtype).itemsize
+
+    def description(self) -> dict[str, Any]:
+        """Everything a feature depends on besides the image, as JSON has it."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "backbone": self.vision.backbone.name,
+            "weights_sha256": digest(self.vision.network.state_dict()),
+            "normalize": self.vision.normalize,
+            "resize_shape": self.preprocess.resize_shape,
+            "crop_shape": self.preprocess.crop_shape,
+            "cached_crops": self.cached_crops,
+            "crop_seed": self.crop_seed,
+            "dtype": self.dtype,
+            "feature_dim": self.vision.feature_dim,
+        }
+
+
+def cache_key(description: Mapping[str, Any], image_digests: list[str]) -> str:
+    """Name of the cache of images with these digests, one for each demo, under this description."""
+    content = json.dumps([description, image_digests], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
