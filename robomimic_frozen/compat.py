@@ -23,6 +23,7 @@ GL_BACKENDS = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 """MUJOCO_GL -> the Debian packages that provide it."""
 
 
+@functools.lru_cache(maxsize=1)
 def provide_mujoco_py() -> None:
     """Let robomimic 0.3 import its robosuite environments without mujoco_py.
 

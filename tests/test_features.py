@@ -1,0 +1,262 @@
+"""The feature cache on real images of real demonstrations, with a small random backbone where the network is no matter."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from robomimic_frozen.encoders import get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.errors import DatasetError, WeightsError
+from robomimic_frozen.features import store as store_module
+from robomimic_frozen.features.crops import crop_positions
+from robomimic_frozen.features.source import ImageSource
+from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.store import FeatureStore, open_cache
+
+KEY = "obs/agentview_image"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def vision():
+    torch.manual_seed(0)
+    return VisionBackbone(get_backbone("resnet18"), pretrained=False)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three demos of a few random 16x16 images."""
+    path = tmp_path / "images.hdf5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for demo, frames in enumerate((5, 3, 4)):
+            group = file.create_group(f"data/demo_{demo}")
+            group[KEY] = generator.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8)
+    return path
+
+
+def source(path, demos=("demo_0", "demo_1", "demo_2")):
+    return ImageSource(Path(path), tuple(demos), KEY)
+
+
+def extractor(vision, crops=2, dtype="float32", crop_shape=(12, 12)):
+    return Extractor(vision, ResizeAndCrop((3, 16, 16), crop_shape=crop_shape).eval(), crops, crop_seed=0, dtype=dtype)
+
+
+@pytest.fixture
+def float32(monkeypatch):
+    monkeypatch.setattr("robomimic_frozen.compat.has_fast_bfloat16", lambda device: False)
+
+
+def test_features_are_those_of_the_central_and_the_stated_random_crops(vision, dataset, tmp_path, float32):
+    features = FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU).features
+    assert features.shape == (12, 3, 512)
+    with h5py.File(dataset) as file:
+        images = torch.from_numpy(file[f"data/demo_1/{KEY}"][:]).permute(0, 3, 1, 2) / 255
+    centre = vision(images[:, :, 2:14, 2:14])
+    torch.testing.assert_close(torch.from_numpy(features[5:8, 0].copy()), centre, atol=1e-4, rtol=1e-4)
+    positions = torch.from_numpy(crop_positions(0, "demo_1", 3, 2, (5, 5)))
+    second = vision(crop_at(images, *positions[:, 1].unbind(-1), (12, 12)))
+    torch.testing.assert_close(torch.from_numpy(features[5:8, 2].copy()), second, atol=1e-4, rtol=1e-4)
+
+
+def test_crop_positions_depend_on_seed_and_demo_alone():
+    positions = crop_positions(0, "demo_3", 100, 8, (9, 9))
+    assert np.array_equal(positions, crop_positions(0, "demo_3", 100, 8, (9, 9)))
+    assert not np.array_equal(positions, crop_positions(1, "demo_3", 100, 8, (9, 9)))
+    assert not np.array_equal(positions, crop_positions(0, "demo_4", 100, 8, (9, 9)))
+    assert set(np.unique(positions)) == set(range(9))
+
+
+@pytest.fixture
+def count_builds(monkeypatch):
+    built = []
+    build = FeatureStore._build
+    monkeypatch.setattr(FeatureStore, "_build", lambda *args: built.append(args[1]) or build(*args))
+    return built
+
+
+def test_a_second_use_and_a_moved_dataset_extract_nothing(vision, dataset, tmp_path, count_builds):
+    store = FeatureStore(tmp_path / "cache")
+    first = store.get(source(dataset), extractor(vision), CPU)
+    moved = shutil.move(dataset, tmp_path / "renamed.hdf5")
+    second = store.get(source(moved), extractor(vision), CPU)
+    assert np.array_equal(first.features, second.features)
+    assert len(count_builds) == 1
+
+
+def change_pixel(dataset, vision):
+    with h5py.File(dataset, "a") as file:
+        file[f"data/demo_2/{KEY}"][3, 15, 15, 2] ^= 1
+    return source(dataset), extractor(vision)
+
+
+def change_weight(dataset, vision):
+    state = {name: value.clone() for name, value in vision.state_dict().items()}
+    state["network.conv1.weight"][0, 0, 0, 0] += 1
+    other = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    other.load_state_dict(state)
+    return source(dataset), extractor(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_pixel,
+        change_weight,
+        lambda dataset, vision: (source(dataset), extractor(vision, crops=3)),
+        lambda dataset, vision: (source(dataset), extractor(vision, dtype="float16")),
+        lambda dataset, vision: (source(dataset), extractor(vision, crop_shape=(11, 12))),
+        lambda dataset, vision: (source(dataset, ["demo_0", "demo_2"]), extractor(vision)),
+    ],
+    ids=["pixel", "weight", "number of crops", "dtype", "crop shape", "demos"],
+)
+def test_a_change_makes_another_cache(change, vision, dataset, tmp_path, count_builds):
+    store = FeatureStore(tmp_path / "cache")
+    store.get(source(dataset), extractor(vision), CPU)
+    store.get(*change(dataset, vision), CPU)
+    assert len(set(count_builds)) == 2
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the_same_bytes(
+    vision, dataset, tmp_path, monkeypatch
+):
+    whole = FeatureStore(tmp_path / "whole").get(source(dataset), extractor(vision), CPU)
+    extracted = []
+    original = store_module.FeatureExtraction.__call__
+
+    def interrupt(self, demo, images):
+        if demo == "demo_1" and not extracted.count("demo_1"):
+            extracted.append(demo)
+            raise Interrupted
+        extracted.append(demo)
+        return original(self, demo, images)
+
+    monkeypatch.setattr(store_module.FeatureExtraction, "__call__", interrupt)
+    store = FeatureStore(tmp_path / "interrupted")
+    with pytest.raises(Interrupted):
+        store.get(source(dataset), extractor(vision), CPU)
+    assert not [path for path in store.root.iterdir() if (path / "metadata.json").exists()]
+    partial, = store.root.glob("*.partial")
+    with (partial / "features.bin").open("ab") as file:
+        file.write(b"half of a demo")
+    resumed = store.get(source(dataset), extractor(vision), CPU)
+    assert extracted == ["demo_0", "demo_1", "demo_1", "demo_2"]
+    assert (resumed.folder / "features.bin").read_bytes() == (whole.folder / "features.bin").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "no metadata"])
+def test_a_damaged_cache_is_never_served(damage, vision, dataset, tmp_path, caplog):
+    store = FeatureStore(tmp_path / "cache")
+    cache = store.get(source(dataset), extractor(vision), CPU)
+    features, metadata = cache.folder / "features.bin", cache.folder / "metadata.json"
+    good = features.read_bytes()
+    if damage == "truncated":
+        features.write_bytes(good[:-1])
+    elif damage == "bit flipped":
+        features.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    elif damage == "foreign":
+        metadata.write_text("not json")
+    else:
+        metadata.unlink()
+    again = store.get(source(dataset), extractor(vision), CPU)
+    assert (again.folder / "features.bin").read_bytes() == good
+    assert "will be extracted again" in caplog.text
+
+
+def test_a_dataset_that_changes_during_extraction_is_refused(vision, dataset, tmp_path, monkeypatch):
+    true_digests = source(dataset).digests()
+    monkeypatch.setattr(ImageSource, "digests", lambda self: [*true_digests[:2], "that of another image"])
+    with pytest.raises(DatasetError, match="changed while its features were extracted"):
+        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU)
+
+
+def test_features_that_are_not_numbers_are_refused(vision, dataset, tmp_path):
+    broken = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    state = {name: value.clone() for name, value in broken.state_dict().items()}
+    state["network.conv1.weight"].fill_(float("nan"))
+    broken.load_state_dict(state)
+    with pytest.raises(WeightsError, match="NaN"):
+        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(broken), CPU)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros((5, 16, 16, 3), np.float32), "float32 .* images are uint8"),
+        (np.zeros((5, 3, 16, 16), np.uint8), "images are uint8"),
+        (None, "has no 'obs/agentview_image' in demo_0"),
+    ],
+)
+def test_what_is_no_image_is_refused(content, words, vision, dataset, tmp_path):
+    with h5py.File(dataset, "a") as file:
+        del file[f"data/demo_0/{KEY}"]
+        if content is not None:
+            file[f"data/demo_0/{KEY}"] = content
+    with pytest.raises(DatasetError, match=words):
+        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU)
+
+
+def build_in_process(dataset, root, seconds_for_a_demo):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    original = store_module.FeatureExtraction.__call__
+
+    def slow(self, demo, images):
+        (Path(root) / f"extracting_{demo}_{os.getpid()}").touch()
+        time.sleep(seconds_for_a_demo)
+        return original(self, demo, images)
+
+    store_module.FeatureExtraction.__call__ = slow
+    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    FeatureStore(root).get(source(dataset), extractor(vision), CPU)
+
+
+def test_several_processes_build_one_cache_once(dataset, tmp_path):
+    root = tmp_path / "cache"
+    root.mkdir()
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=build_in_process, args=(dataset, root, 0.5)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(list(root.glob("extracting_*"))) == 3
+
+
+def test_a_killed_extraction_leaves_no_cache_and_the_next_one_goes_on(dataset, tmp_path):
+    root, calm = tmp_path / "cache", tmp_path / "calm"
+    root.mkdir()
+    calm.mkdir()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=build_in_process, args=(dataset, root, 1))
+    process.start()
+    while not list(root.glob("extracting_demo_1_*")):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list(root.glob("*/metadata.json"))
+    for folder in (root, calm):
+        again = context.Process(target=build_in_process, args=(dataset, folder, 0))
+        again.start()
+        again.join()
+    assert len(list(root.glob("extracting_demo_0_*"))) == 1
+    resumed, = root.glob("*/features.bin")
+    whole, = calm.glob("*/features.bin")
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert open_cache(resumed.parent).metadata["demos"] == json.loads((whole.parent / "metadata.json").read_text())["demos"]
