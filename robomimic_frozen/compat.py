@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from robomimic_frozen._autoload import watch
-from robomimic_frozen.errors import RenderingError
+from robomimic_frozen.errors import CacheUnavailableError, RenderingError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 GL_BACKENDS = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 """MUJOCO_GL -> the Debian packages that provide it."""
@@ -84,9 +87,14 @@ def serve_cached_features() -> None:
     def dataset_factory(config, obs_keys, filter_by_attribute=None, *args, **kwargs):
         from robomimic_frozen.features.factory import dataset_class
 
-        replacement = dataset_class(config, filter_by_attribute) or TrainUtils.SequenceDataset
-        with mock.patch.object(TrainUtils, "SequenceDataset", replacement):
-            return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+        replacement = dataset_class(config, filter_by_attribute)
+        if replacement is not None:
+            try:
+                with mock.patch.object(TrainUtils, "SequenceDataset", replacement):
+                    return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+            except CacheUnavailableError as error:
+                logger.warning("%s; training without it, on pixels", error)
+        return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
 
     TrainUtils.dataset_factory = dataset_factory
 

@@ -21,6 +21,10 @@ class WeightsUnavailableError(WeightsError):
     """Pretrained weights were asked for and cannot be had on this machine."""
 
 
+class CacheUnavailableError(RobomimicFrozenError):
+    """The folder of the feature cache cannot be written to, or its disk is full."""
+
+
 class RenderingError(RobomimicFrozenError):
     """No OpenGL backend of this machine can render off screen."""
 

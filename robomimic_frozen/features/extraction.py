@@ -65,7 +65,8 @@ class FeatureExtraction:
             return self.vision(images)
 
     def _fastest_safe_precision(self, sample: Tensor) -> torch.dtype:
-        if not compat.has_fast_bfloat16(self.device):
+        # Whoever stores float32 wants the digits that bfloat16 does not have.
+        if self.extractor.dtype == "float32" or not compat.has_fast_bfloat16(self.device):
             return torch.float32
         exact, quick = self._forward(sample, torch.float32), self._forward(sample, torch.bfloat16).float()
         similarity = F.cosine_similarity(exact, quick).min().item()

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.errors import CacheUnavailableError, DatasetError
 from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import ImageSource, image_digest
 from robomimic_frozen.features.spec import Extractor, cache_key
@@ -67,7 +67,7 @@ class FeatureStore:
         Raises:
             DatasetError: the dataset is unreadable or changes meanwhile.
             WeightsError: the features are not finite numbers.
-            OSError: the folder cannot be written to, or the disk is full.
+            CacheUnavailableError: the folder cannot be written to, or the disk is full.
         """
         digests = source.digests()
         description = extractor.description()
@@ -75,14 +75,17 @@ class FeatureStore:
         found = self._open(key)
         if found is not None:
             return found
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self._lock(key):
-            found = self._open(key)  # another process may have built it while this one waited
-            if found is None:
-                self._build(key, source, digests, extractor, description, device)
-                found = self._open(key)
-        assert found is not None
-        return found
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._lock(key):
+                # Another process may have built it while this one waited.
+                if not (self.root / key).exists():
+                    self._build(key, source, digests, extractor, description, device)
+                return open_cache(self.root / key)
+        except OSError as error:
+            raise CacheUnavailableError(
+                f"the feature cache in {self.root} cannot be written ({error}); set algo.feature_cache.dir to another folder"
+            ) from error
 
     def _lock(self, key: str) -> filelock.BaseFileLock:
         lock = filelock.FileLock(self.root / f"{key}.lock")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robomimic.algo import register_algo_factory_func
-from robomimic.algo.bc import algo_config_to_class as stock_config_to_class
+from robomimic.algo import algo_name_to_factory_func, register_algo_factory_func
 
 from robomimic_frozen.policies.feature_batches import FeatureBatches
 
@@ -13,5 +12,5 @@ from robomimic_frozen.policies.feature_batches import FeatureBatches
 @register_algo_factory_func("bc_frozen")
 def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
     """The class robomimic's `bc` would build for this config, with batches of features."""
-    stock_class, kwargs = stock_config_to_class(algo_config)
+    stock_class, kwargs = algo_name_to_factory_func("bc")(algo_config)
     return type(f"{stock_class.__name__}Frozen", (FeatureBatches, stock_class), {}), kwargs

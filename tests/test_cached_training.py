@@ -1,0 +1,220 @@
+"""Training on cached features against training on pixels, through robomimic's own dataset factory."""
+
+import copy
+
+import h5py
+import numpy as np
+import pytest
+import robomimic.utils.obs_utils as ObsUtils
+import robomimic.utils.train_utils as TrainUtils
+import torch
+import torchvision
+from robomimic.algo import algo_factory
+from robomimic.config import config_factory
+from robomimic.utils.dataset import SequenceDataset
+from torch.utils.data import DataLoader
+
+import robomimic_frozen
+from robomimic_frozen.features.dataset import CachedFeatureDataset
+
+pytestmark = pytest.mark.sim
+
+IMAGE = "agentview_image"
+SHAPES = {IMAGE: (3, 84, 84), "robot0_eef_pos": (3,), "robot0_gripper_qpos": (2,)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def make_config(lift_dataset, weights, tmp_path):
+    def make(algo="fbc_frozen", cached=True, **changes):
+        robomimic_frozen.register()
+        config = config_factory(algo)
+        config.train.data = str(lift_dataset)
+        config.train.cuda = False
+        config.observation.modalities.obs.low_dim = [key for key in SHAPES if key != IMAGE]
+        config.observation.modalities.obs.rgb = [IMAGE]
+        # Small crops: these tests are about data, not about what a network sees.
+        core = {"weights": str(weights), "crop_shape": [40, 40], "random_crop": False, "emb_dim": 32}
+        config.observation.encoder.rgb.core_kwargs.update(core)
+        cache = {"enabled": cached, "dir": str(tmp_path / "cache"), "dtype": "float32", "cached_crops": 2}
+        config.algo.feature_cache.update(cache)
+        for path, value in changes.items():
+            section = config
+            *parents, key = path.split("__")
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        ObsUtils.initialize_obs_utils_with_config(config)
+        return config
+
+    return make
+
+
+def make_dataset(config, filter_key=None):
+    return TrainUtils.dataset_factory(config, obs_keys=list(SHAPES), filter_by_attribute=filter_key)
+
+
+def losses_of_50_steps(config):
+    torch.manual_seed(0)
+    model = algo_factory(config.algo_name, config, dict(SHAPES), 7, torch.device("cpu"))
+    torch.manual_seed(1)
+    dataset = make_dataset(config)
+    loader = DataLoader(dataset, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(2), drop_last=True)
+    model.set_train()
+    losses = []
+    torch.manual_seed(3)
+    while len(losses) < 50:
+        for raw in loader:
+            batch = model.postprocess_batch_for_training(model.process_batch_for_training(raw), None)
+            losses.append(model.log_info(model.train_on_batch(batch, epoch=1))["Loss"])
+    return type(dataset), losses[:50]
+
+
+GMM_RNN = {"algo__gmm__enabled": True, "algo__rnn__enabled": True, "algo__rnn__hidden_dim": 32, "train__seq_length": 10}
+
+
+@pytest.mark.parametrize(("algo", "changes"), [("fbc_frozen", {}), ("bc_frozen", GMM_RNN)], ids=["fbc", "gmm_rnn"])
+def test_fifty_steps_with_and_without_cache_have_the_same_losses(algo, changes, make_config):
+    kind, cached = losses_of_50_steps(make_config(algo, cached=True, **changes))
+    assert kind is CachedFeatureDataset
+    kind, uncached = losses_of_50_steps(make_config(algo, cached=False, **changes))
+    assert kind is SequenceDataset
+    assert cached == pytest.approx(uncached, rel=1e-4)
+    assert len(set(cached)) > 40
+
+
+BC_HEADS = {
+    "mse": {},
+    "gaussian": {"algo__gaussian__enabled": True},
+    "gmm": {"algo__gmm__enabled": True},
+    "rnn": {"algo__rnn__enabled": True, "train__seq_length": 10},
+    "transformer": {"algo__transformer__enabled": True, "train__frame_stack": 10, "algo__transformer__embed_dim": 32},
+}
+
+
+@pytest.mark.parametrize("head", BC_HEADS)
+def test_every_bc_head_trains_on_features(head, make_config):
+    config = make_config("bc_frozen", **BC_HEADS[head])
+    model = algo_factory("bc_frozen", config, dict(SHAPES), 7, torch.device("cpu"))
+    model.set_train()
+    raw = next(iter(DataLoader(make_dataset(config), batch_size=4, shuffle=True)))
+    assert raw["obs"][IMAGE].shape[2:] == (512, 1, 1)
+    batch = model.postprocess_batch_for_training(model.process_batch_for_training(raw), None)
+    assert np.isfinite(model.log_info(model.train_on_batch(batch, epoch=1))["Loss"])
+
+
+SETTINGS = {
+    "padded": {"train__seq_length": 16},
+    "stacked": {"train__seq_length": 8, "train__frame_stack": 3},
+    "unpadded": {
+        "train__seq_length": 8, "train__frame_stack": 3, "train__pad_seq_length": False, "train__pad_frame_stack": False
+    },
+}
+
+
+@pytest.mark.parametrize("filter_key", [None, "better"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_sequence_is_the_stock_one_with_features_for_images(setting, filter_key, make_config):
+    settings = {**SETTINGS[setting], "train__dataset_keys": ["actions", "rewards", "dones"]}
+    # bc_frozen reads all frames of a sequence
+    ours = make_dataset(make_config("bc_frozen", **settings), filter_key)
+    stock = make_dataset(make_config("bc_frozen", cached=False, **settings), filter_key)
+    assert len(ours) == len(stock)
+    every_third = range(0, len(stock), 3)
+    batch = ours.__getitems__(every_third)[0].tensors
+    for position, index in enumerate(every_third):
+        expected = stock[index]
+        for key in ("actions", "rewards", "dones"):
+            np.testing.assert_array_equal(batch[key][position], expected[key])
+        for key in ("robot0_eef_pos", "robot0_gripper_qpos"):
+            np.testing.assert_array_equal(batch["obs"][key][position], expected["obs"][key])
+        assert batch["obs"][IMAGE][position].shape[0] == expected["obs"][IMAGE].shape[0]
+    single = ours[len(stock) - 1]
+    np.testing.assert_array_equal(single["actions"], stock[len(stock) - 1]["actions"])
+
+
+def test_features_belong_to_the_frames_of_their_sequence(make_config):
+    dataset = make_dataset(make_config(train__seq_length=16))
+    features = dataset.caches["obs", IMAGE]
+    lengths = [dataset._demo_id_to_demo_length[demo] for demo in dataset.demos]
+    index = lengths[0] + 3  # the fourth frame of the second demo
+    served = dataset[index]["obs"][IMAGE]
+    assert served.shape == (1, 512, 1, 1)
+    np.testing.assert_array_equal(served[0, :, 0, 0], features[index, 0])
+
+
+def test_training_draws_random_crops_and_validation_the_central_one(make_config):
+    config = make_config(
+        train__hdf5_filter_key="train",
+        train__hdf5_validation_filter_key="valid",
+        experiment__validate=True,
+        observation__encoder__rgb__core_kwargs__random_crop=True,
+    )
+    train, valid = make_dataset(config, "train"), make_dataset(config, "valid")
+    assert set(train.demos).isdisjoint(valid.demos)
+    features = train.caches["obs", IMAGE]
+    assert features.shape[1] == 3
+    served = train.__getitems__([0] * 50)[0].tensors["obs"][IMAGE][:, 0, :, 0, 0].numpy()
+    drawn = {variant for row in served for variant in range(3) if np.array_equal(row, features[0, variant])}
+    assert drawn == {1, 2}
+    central = valid.__getitems__([0] * 5)[0].tensors["obs"][IMAGE][:, 0, :, 0, 0].numpy()
+    assert all(np.array_equal(row, valid.caches["obs", IMAGE][0, 0]) for row in central)
+
+
+def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_path):
+    with_next = tmp_path / "next.hdf5"
+    with_next.write_bytes(lift_dataset.read_bytes())
+    with h5py.File(with_next, "a") as file:
+        for demo in file["data"].values():
+            for key in SHAPES:
+                frames = demo[f"obs/{key}"][:]
+                demo[f"next_obs/{key}"] = np.concatenate([frames[1:], frames[-1:]])
+    settings = {"train__data": str(with_next), "train__goal_mode": "last", "train__hdf5_load_next_obs": True}
+    ours, stock = make_dataset(make_config(**settings)), make_dataset(make_config(cached=False, **settings))
+    batch = ours.__getitems__([0, 5])[0].tensors
+    np.testing.assert_array_equal(batch["goal_obs"]["robot0_eef_pos"][1], stock[5]["goal_obs"]["robot0_eef_pos"])
+    last = ours._demo_id_to_demo_length[ours.demos[0]] - 1
+    np.testing.assert_array_equal(batch["goal_obs"][IMAGE][1, :, 0, 0], ours.caches["next_obs", IMAGE][last, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"algo__feature_cache__enabled": False}, "enabled is false"),
+        ({"observation__encoder__rgb__obs_randomizer_class": "CropRandomizer"}, "randomizer CropRandomizer"),
+        ({"observation__encoder__rgb__core_class": "VisualCore"}, "VisualCore is not FrozenResNetCore"),
+        ({"observation__encoder__rgb__core_kwargs__freeze_encoder": False}, "encoder is not frozen"),
+    ],
+)
+def test_where_features_would_be_wrong_pixels_are_read_and_the_reason_is_logged(changes, reason, make_config, caplog):
+    caplog.set_level("INFO")
+    assert type(make_dataset(make_config(**changes))) is SequenceDataset
+    assert reason in caplog.text
+
+
+def test_stock_algorithms_keep_their_own_dataset(make_config):
+    config = config_factory("bc")
+    config.train.data = make_config().train.data
+    config.observation = copy.deepcopy(make_config().observation)
+    assert type(make_dataset(config)) is SequenceDataset
+
+
+def test_a_cache_folder_that_cannot_be_written_is_done_without(make_config, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    config = make_config(algo__feature_cache__dir=str(tmp_path / "file" / "cache"))
+    assert type(make_dataset(config)) is SequenceDataset
+    assert "training without it" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_workers_serve_whole_batches(workers, make_config):
+    loader = DataLoader(make_dataset(make_config()), batch_size=16, shuffle=True, num_workers=workers)
+    batch = next(iter(loader))
+    assert batch["obs"][IMAGE].shape == (16, 1, 512, 1, 1)
+    assert batch["actions"].shape == (16, 16, 7)
