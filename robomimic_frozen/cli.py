@@ -52,7 +52,7 @@ def _add_quickstart(commands: argparse._SubParsersAction) -> None:
         "train.py, roll it out with robomimic's own run_trained_agent.py, and sum up in OUT/summary.json.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for all results (%(default)s)")
-    parser.add_argument("--demos", type=int, default=40, help="demonstrations to train on (%(default)s)")
+    parser.add_argument("--demos", type=int, default=24, help="demonstrations to train on (%(default)s)")
     parser.add_argument("--rollouts", type=int, default=10, help="rollouts to judge the policy by (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of demonstrations and training (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that make demonstrations")
