@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -117,7 +118,8 @@ def _train(out: Path, dataset: Path, backbone: str, seed: int) -> Path:
     if "finished run successfully!" not in log.read_text():
         raise QuickstartError(f"training failed; its last words are at the end of {log}")
     checkpoints = Path(config.train.output_dir, config.experiment.name).glob("*/models/*.pth")
-    return max(checkpoints, key=lambda path: path.stat().st_mtime)
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+    return Path(os.path.relpath(newest))
 
 
 def _config(out: Path, dataset: Path, backbone: str, seed: int) -> FBCFrozenConfig:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.json"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def generated():
     return runpy.run_path(str(ROOT / "scripts" / "write_configs.py"))["lift_configs"]()
 
