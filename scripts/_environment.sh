@@ -47,19 +47,24 @@ install_system_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
 }
 
+installation_sources() {
+    cat setup.py pyproject.toml constraints.txt robomimic_frozen.pth
+}
+
 install_environment() {
     local python stamp=.venv/.installed-from
-    if cat setup.py constraints.txt robomimic_frozen.pth | cmp -s - "$stamp"; then
+    if installation_sources | cmp -s - "$stamp"; then
         return
     fi
     python="$(find_python)"
     install_system_packages "$python"
     echo "installing into .venv (torch is large; this takes a minute or more)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    # egl_probe is built with cmake, and its build file is refused by cmake 4.
-    command -v cmake >/dev/null || .venv/bin/python -m pip install -q "cmake<4"
-    PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install -q -c constraints.txt -e '.[test]'
-    cat setup.py constraints.txt robomimic_frozen.pth > "$stamp"
+    # robomimic's egl_probe is compiled with a cmake older than 4, which pip's build isolation would hide.
+    .venv/bin/python -m pip install -q "cmake<4" setuptools wheel
+    PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation egl_probe
+    .venv/bin/python -m pip install -q -c constraints.txt -e '.[test]'
+    installation_sources > "$stamp"
 }
 
 install_environment

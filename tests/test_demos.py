@@ -284,7 +284,11 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
 def test_interrupt_leaves_nothing(tmp_path):
     program = "import sys; from robomimic_frozen.data import generate_demos; generate_demos(sys.argv[1], 60)"
     command = [sys.executable, "-c", program, str(tmp_path / "lift.hdf5")]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.DEVNULL,
+        # Where these tests run as a shell's background job, they have inherited that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: any(tmp_path.iterdir()))
     time.sleep(3)
     os.killpg(process.pid, signal.SIGINT)

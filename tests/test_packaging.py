@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("setup.py", "README.md", "LICENSE", "robomimic_frozen.pth", "robomimic_frozen")
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "robomimic_frozen.pth", "robomimic_frozen")
 KNOWN = "from robomimic.config import config_factory; import robomimic.algo; print(config_factory('fbc_frozen').algo_name)"
 
 
