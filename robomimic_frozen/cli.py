@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demos(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_precompute(commands)
+    _add_cache(commands)
     return parser
 
 
@@ -79,13 +81,17 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         description="Run robomimic's scripts/train.py. Relative paths are relative to the current folder, existing runs "
         "are kept, and the exit status is 1 when the run failed.",
     )
+    _add_config_flags(parser)
+    parser.add_argument("--name", help="name of the experiment")
+    parser.add_argument("--debug", action="store_true", help="a few steps only, to see whether it runs")
+    parser.set_defaults(run=_train)
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help="config JSON (the defaults of --algo when omitted)")
     parser.add_argument("--algo", help="algorithm, when there is no --config (fbc_frozen)")
-    parser.add_argument("--name", help="name of the experiment")
     parser.add_argument("--dataset", help="HDF5 dataset")
-    parser.add_argument("--debug", action="store_true", help="a few steps only, to see whether it runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
-    parser.set_defaults(run=_train)
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -96,6 +102,32 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
     parser.set_defaults(run=_eval)
+
+
+def _add_precompute(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "precompute", allow_abbrev=False, help="extract the cached features ahead of training",
+        description="Extract the features that training with this config would extract first. An interrupted extraction "
+        "goes on where it stopped.",
+    )
+    _add_config_flags(parser)
+    parser.set_defaults(run=_precompute)
+
+
+def _add_cache(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "cache", help="list, verify or prune the cached features", description="What lies in the feature cache."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="size, age and purpose of each cache")
+    verification = actions.add_parser("verify", help="check the checksums, extract a sample again and compare")
+    verification.add_argument("--dataset", type=Path, help="the HDF5 file, if it was moved since")
+    pruning = actions.add_parser("prune", help="remove what is unfinished or damaged")
+    pruning.add_argument("--unused-days", type=float, metavar="DAYS", help="also what was not used for so long; 0 for all")
+    pruning.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    for action in (listing, verification, pruning):
+        action.add_argument("--dir", type=Path, help="folder of the caches (~/.cache/robomimic_frozen)")
+        action.set_defaults(run=_cache)
 
 
 def _quickstart(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -126,6 +158,26 @@ def _train(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.launch import train
 
     train(arguments.config, arguments.algo, arguments.name, arguments.dataset, arguments.debug, arguments.set)
+
+
+def _precompute(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.plugins import register
+
+    register()
+    from robomimic_frozen.launch import precompute
+
+    precompute(arguments.config, arguments.algo, arguments.dataset, arguments.set)
+
+
+def _cache(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.features import inventory
+
+    if arguments.action == "list":
+        inventory.print_entries(arguments.dir)
+    elif arguments.action == "verify":
+        inventory.print_verification(arguments.dir, arguments.dataset)
+    else:
+        inventory.print_pruned(arguments.dir, arguments.unused_days, arguments.dry_run)
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -19,6 +19,8 @@ from robomimic_frozen.errors import CacheUnavailableError, RenderingError
 
 if TYPE_CHECKING:
     import torch
+    from robomimic.config.config import Config
+    from robomimic.utils.dataset import SequenceDataset
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +74,7 @@ def build_restored_policies_without_weights_files() -> None:
 
 
 def serve_cached_features() -> None:
-    """Let `TrainUtils.dataset_factory` make a dataset of cached features for the configs that ask for one.
-
-    All versions of it make each SequenceDataset by that name, with arguments of their own (0.5: one for each entry of
-    a list), so the name is what is exchanged.
-    """
+    """Let `TrainUtils.dataset_factory` make a dataset of cached features for the configs that ask for one."""
     import robomimic.utils.train_utils as TrainUtils
 
     original = getattr(TrainUtils, "dataset_factory", None)
@@ -90,13 +88,41 @@ def serve_cached_features() -> None:
         replacement = dataset_class(config, filter_by_attribute)
         if replacement is not None:
             try:
-                with mock.patch.object(TrainUtils, "SequenceDataset", replacement):
+                with in_place_of_sequence_dataset(replacement):
                     return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
             except CacheUnavailableError as error:
                 logger.warning("%s; training without it, on pixels", error)
         return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
 
     TrainUtils.dataset_factory = dataset_factory
+
+
+@contextlib.contextmanager
+def in_place_of_sequence_dataset(dataset_class: Callable[..., SequenceDataset]) -> Iterator[None]:
+    """Within it, `TrainUtils.dataset_factory` makes datasets of this class.
+
+    All versions of it make each SequenceDataset by that name, with arguments of their own (0.5: one for each entry of
+    a list), so the name is what is exchanged. So is 0.5's MetaDataset, which would ask for items one by one.
+    """
+    import robomimic.utils.train_utils as TrainUtils
+
+    from robomimic_frozen.features.dataset import gathering_batches
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(TrainUtils, "SequenceDataset", dataset_class))
+        if hasattr(TrainUtils, "MetaDataset"):
+            batched = gathering_batches(TrainUtils.MetaDataset)
+            stack.enter_context(mock.patch.object(TrainUtils, "MetaDataset", batched))
+        yield
+
+
+def list_the_dataset(config: Config) -> None:
+    """Write a dataset's path as robomimic 0.5's `dataset_factory` takes it; its train.py does so itself."""
+    import robomimic.utils.train_utils as TrainUtils
+
+    if hasattr(TrainUtils, "MetaDataset") and isinstance(config.train.data, str):
+        with config.values_unlocked():
+            config.train.data = [{"path": config.train.data}]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

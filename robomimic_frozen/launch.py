@@ -23,6 +23,7 @@ from robomimic.config.config import Config
 from robomimic_frozen import compat
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.features import factory
 from robomimic_frozen.overrides import apply_overrides
 from robomimic_frozen.preflight import check_dataset, check_output_dir
 
@@ -41,15 +42,13 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
         ConfigError, DatasetError, WeightsError, RenderingError: before or while training, each with what to do.
         RunFailedError: any other failure.
     """
-    config = _load_config(config_path, algo)
-    apply_overrides(config, overrides)
+    config = _load_config(config_path, algo, dataset, overrides)
     with config.unlocked():
-        if dataset is not None:
-            config.train.data = dataset
         if name is not None:
             config.experiment.name = name
         config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
     _check(config)
+    check_output_dir(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         compat.select_gl_backend()
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +57,17 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
         arguments = argparse.Namespace(config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=False)
         with compat.keeping_existing_runs(), compat.seeded_robosuite(config.train.seed):
             _run_stock_train(arguments)
+
+
+def precompute(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> None:
+    """Extract the features that training would begin with. Arguments as of `train`.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError, CacheUnavailableError: each with what to do.
+    """
+    config = _load_config(config_path, algo, dataset, overrides)
+    _check(config)
+    factory.precompute(config)
 
 
 def evaluate(arguments: list[str], overrides: list[str]) -> None:
@@ -81,9 +91,16 @@ def evaluate(arguments: list[str], overrides: list[str]) -> None:
         runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
 
 
-def _load_config(config_path: str | None, algo: str | None) -> Config:
-    if config_path is None:
-        return _known_config(algo or "fbc_frozen", "--algo")
+def _load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
+    config = _known_config(algo or "fbc_frozen", "--algo") if config_path is None else _read_config(config_path)
+    apply_overrides(config, overrides)
+    if dataset is not None:
+        with config.unlocked():
+            config.train.data = dataset
+    return config
+
+
+def _read_config(config_path: str) -> Config:
     try:
         settings = json.loads(Path(config_path).read_text())
         config = _known_config(settings["algo_name"], config_path)
@@ -117,7 +134,6 @@ def _check(config: Config) -> None:
         own_filter = entry.get("filter_key")
         path = Path(entry["path"]).expanduser()
         check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
-    check_output_dir(Path(config.train.output_dir))
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
 

@@ -15,7 +15,10 @@ from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data import DataLoader
 
 import robomimic_frozen
+from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
+from robomimic_frozen.features.factory import precompute
+from robomimic_frozen.features.store import FeatureStore
 
 pytestmark = pytest.mark.sim
 
@@ -196,6 +199,24 @@ def test_where_features_would_be_wrong_pixels_are_read_and_the_reason_is_logged(
     caplog.set_level("INFO")
     assert type(make_dataset(make_config(**changes))) is SequenceDataset
     assert reason in caplog.text
+
+
+def test_precompute_extracts_all_that_training_reads(make_config, monkeypatch):
+    config = make_config(
+        train__hdf5_filter_key="train", train__hdf5_validation_filter_key="valid", experiment__validate=True
+    )
+    precompute(config)
+    monkeypatch.setattr(FeatureStore, "_build", lambda *_: pytest.fail("features were extracted again"))
+    for filter_key in ("train", "valid"):
+        assert type(make_dataset(config, filter_key)) is CachedFeatureDataset
+
+
+def test_precompute_refuses_what_would_not_read_features(make_config, tmp_path):
+    with pytest.raises(ConfigError, match="no features to precompute: the encoder is not frozen"):
+        precompute(make_config(observation__encoder__rgb__core_kwargs__freeze_encoder=False))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheUnavailableError):
+        precompute(make_config(algo__feature_cache__dir=str(tmp_path / "file" / "cache")))
 
 
 def test_stock_algorithms_keep_their_own_dataset(make_config):

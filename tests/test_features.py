@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
 from robomimic_frozen.encoders.vision import VisionBackbone
-from robomimic_frozen.errors import DatasetError, WeightsError
+from robomimic_frozen.errors import CacheUnavailableError, DatasetError, WeightsError
 from robomimic_frozen.features import store as store_module
 from robomimic_frozen.features.crops import crop_positions
 from robomimic_frozen.features.source import ImageSource
@@ -65,7 +67,7 @@ def test_features_are_those_of_the_central_and_the_stated_random_crops(vision, d
         images = torch.from_numpy(file[f"data/demo_1/{KEY}"][:]).permute(0, 3, 1, 2) / 255
     centre = vision(images[:, :, 2:14, 2:14])
     torch.testing.assert_close(torch.from_numpy(features[5:8, 0].copy()), centre, atol=1e-4, rtol=1e-4)
-    positions = torch.from_numpy(crop_positions(0, "demo_1", 3, 2, (5, 5)))
+    positions = torch.from_numpy(crop_positions(0, f"demo_1/{KEY}", 3, 2, (5, 5)))
     second = vision(crop_at(images, *positions[:, 1].unbind(-1), (12, 12)))
     torch.testing.assert_close(torch.from_numpy(features[5:8, 2].copy()), second, atol=1e-4, rtol=1e-4)
 
@@ -128,6 +130,15 @@ def test_a_change_makes_another_cache(change, vision, dataset, tmp_path, count_b
     assert len(set(count_builds)) == 2
 
 
+def test_a_frozen_random_network_is_the_same_in_policy_and_cache():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert VisionBackbone(get_backbone("resnet18"), pretrained=False).network is first.network
+
+
 class Interrupted(Exception):
     pass
 
@@ -139,12 +150,13 @@ def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the
     extracted = []
     original = store_module.FeatureExtraction.__call__
 
-    def interrupt(self, demo, images):
+    def interrupt(self, frames, images):
+        demo = frames.partition("/")[0]
         if demo == "demo_1" and not extracted.count("demo_1"):
             extracted.append(demo)
             raise Interrupted
         extracted.append(demo)
-        return original(self, demo, images)
+        return original(self, frames, images)
 
     monkeypatch.setattr(store_module.FeatureExtraction, "__call__", interrupt)
     store = FeatureStore(tmp_path / "interrupted")
@@ -159,7 +171,7 @@ def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the
     assert (resumed.folder / "features.bin").read_bytes() == (whole.folder / "features.bin").read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "no metadata"])
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "no metadata", "another cache's"])
 def test_a_damaged_cache_is_never_served(damage, vision, dataset, tmp_path, caplog):
     store = FeatureStore(tmp_path / "cache")
     cache = store.get(source(dataset), extractor(vision), CPU)
@@ -169,6 +181,10 @@ def test_a_damaged_cache_is_never_served(damage, vision, dataset, tmp_path, capl
         features.write_bytes(good[:-1])
     elif damage == "bit flipped":
         features.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    elif damage == "another cache's":
+        other = store.get(source(dataset, ["demo_0"]), extractor(vision), CPU)
+        shutil.rmtree(cache.folder)
+        shutil.copytree(other.folder, cache.folder)
     elif damage == "foreign":
         metadata.write_text("not json")
     else:
@@ -211,15 +227,38 @@ def test_what_is_no_image_is_refused(content, words, vision, dataset, tmp_path):
         FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU)
 
 
+def fill_disk(dataset, root):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # one demo of 5 frames and 3 crops is 30,720 bytes
+    try:
+        build_in_process(dataset, root, 0)
+    except CacheUnavailableError as error:
+        assert "cannot be written" in str(error)
+        sys.exit(0)
+    sys.exit("the disk was not full")
+
+
+def test_a_full_disk_is_reported_and_what_was_done_is_kept(dataset, tmp_path):
+    root = tmp_path / "cache"
+    root.mkdir()
+    context = multiprocessing.get_context("spawn")
+    for target, arguments in ((fill_disk, ()), (build_in_process, (0,))):
+        process = context.Process(target=target, args=(dataset, root, *arguments))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert len(list(root.glob("extracting_demo_0_*"))) == 1
+    assert [open_cache(path.parent).features.shape for path in root.glob("*/metadata.json")] == [(12, 3, 512)]
+
+
 def build_in_process(dataset, root, seconds_for_a_demo):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     original = store_module.FeatureExtraction.__call__
 
-    def slow(self, demo, images):
-        (Path(root) / f"extracting_{demo}_{os.getpid()}").touch()
+    def slow(self, frames, images):
+        (Path(root) / f"extracting_{frames.partition('/')[0]}_{os.getpid()}").touch()
         time.sleep(seconds_for_a_demo)
-        return original(self, demo, images)
+        return original(self, frames, images)
 
     store_module.FeatureExtraction.__call__ = slow
     vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)

@@ -122,17 +122,14 @@ def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift
     assert len(list((tmp_path / "here").rglob("*.pth"))) == 2
 
 
-def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path):
+def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
     checkpoint, _ = train(write_config(tmp_path, offline_settings()), lift_dataset, tmp_path)
 
     def first_states(seed):
         file = tmp_path / "rollouts.hdf5"
-        command = [sys.executable, "-m", "robomimic_frozen.cli", "eval", "--agent", str(checkpoint)]
-        command += ["--n_rollouts", "1", "--horizon", "3", "--seed", str(seed), "--dataset_path", str(file)]
-        command += ["--set", "algo.flow_steps=2"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert re.search(r'"flow_steps": 2\b', result.stdout)
+        command = ["eval", "--agent", str(checkpoint), "--n_rollouts", "1", "--horizon", "3", "--seed", str(seed)]
+        assert cli.main([*command, "--dataset_path", str(file), "--set", "algo.flow_steps=2"]) == 0
+        assert re.search(r'"flow_steps": 2\b', capfd.readouterr().out)
         with h5py.File(file) as rollouts:
             return rollouts["data/demo_0/states"][:]
 

@@ -17,6 +17,8 @@ from robomimic_frozen.encoders.weights import digest, is_restoring_checkpoint, l
 
 logger = logging.getLogger(__name__)
 
+RANDOM = "random"
+
 # Frozen networks in use, by (backbone, digest of the weights, device, dtype): equal ones are held once.
 _frozen_networks: weakref.WeakValueDictionary[tuple, nn.Module] = weakref.WeakValueDictionary()
 
@@ -25,7 +27,8 @@ class VisionBackbone(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> features [B, feature_dim].
 
     Frozen means: no parameter requires a gradient, the network stays in eval mode (BatchNorm statistics never move)
-    whatever `train()` says, and it runs in inference mode. Equal frozen networks share their memory; a shared network
+    whatever `train()` says, and it runs in inference mode. A frozen network without pretrained weights is the same random
+    one each time, so that features of it can be cached. Equal frozen networks share their memory; a shared network
     is never written to, so loading other weights or moving to another device leaves the other holders alone.
 
     Args:
@@ -34,6 +37,9 @@ class VisionBackbone(nn.Module):
         pretrained: whether to load weights at all.
         frozen: see above.
         normalize: whether to subtract the mean and divide by the deviation of the pretraining images.
+
+    Attributes:
+        origin: path of the weights file, 'random', or 'checkpoint' where a checkpoint is about to give the weights.
 
     Raises:
         WeightsUnavailableError, WeightsError, ConfigError
@@ -53,15 +59,15 @@ class VisionBackbone(nn.Module):
         self.normalize = normalize
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
-        network = backbone.build()
+        network = _always_the_same(backbone) if frozen and not pretrained else backbone.build()
         if is_restoring_checkpoint():
             self.origin = "checkpoint"
         elif pretrained:
             path = Path(weights).expanduser() if weights is not None else backbone.fetch_weights()
             load_weights(network, backbone, path)
-            self.origin = path.name
+            self.origin = str(path.absolute())
         else:
-            self.origin = "random"
+            self.origin = RANDOM
             logger.warning("%s starts from random weights, not from ImageNet ones", backbone.name)
         self.network = _shared(backbone.name, network.requires_grad_(False).eval()) if frozen else network
         self.register_load_state_dict_pre_hook(_own_network_before_loading)
@@ -101,6 +107,13 @@ class VisionBackbone(nn.Module):
         size = sum(parameter.numel() for parameter in self.network.parameters())
         state = "frozen" if self.frozen else "trainable"
         return f"VisionBackbone({self.backbone.name}, weights={self.origin}, {state}, {size:,} parameters)"
+
+
+def _always_the_same(backbone: Backbone) -> nn.Module:
+    """A random network that policy, feature cache and later runs agree on: nothing but its values tells frozen ones apart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return backbone.build()
 
 
 def _shared(name: str, network: nn.Module) -> nn.Module:

@@ -84,12 +84,12 @@ class CachedFeatureDataset(SequenceDataset):
         self._goal = (ends - 1)[self._demo]
 
     def __getitems__(self, indices: Sequence[int]) -> list[GatheredBatch]:
-        return [GatheredBatch(self._gather(np.asarray(indices)))]
+        return [GatheredBatch(self.gather(np.asarray(indices)))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _first_of_batch(self._gather(np.array([index])))
+        return _first_of_batch(self.gather(np.array([index])))
 
-    def _gather(self, indices: np.ndarray) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray) -> dict[str, Any]:
         """The sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
         if self._arrays is None:
             self._arrays = self._whole_demos()
@@ -143,6 +143,31 @@ class CachedFeatureDataset(SequenceDataset):
             elif name not in ("goal_obs", "index"):
                 arrays["sequences"][name] = np.concatenate([item[name] for item in items])
         return arrays
+
+
+def gathering_batches(meta_dataset: type) -> type:
+    """robomimic 0.5's MetaDataset, which mixes several datasets, with whole batches gathered from cached ones."""
+
+    def getitems(self: Any, indices: Sequence[int]) -> list[GatheredBatch]:
+        numbers = np.asarray(indices)
+        owners = np.digitize(numbers, self._ds_ind_bins) - 1
+        parts = []
+        for owner in np.unique(owners):  # the order within a batch means nothing
+            own = numbers[owners == owner]
+            part = self.datasets[owner].gather(own - self._ds_ind_bins[owner])
+            parts.append({**part, "index": torch.from_numpy(own)})
+        return [GatheredBatch(_concatenated(parts))]
+
+    return type(meta_dataset.__name__, (meta_dataset,), {"__getitems__": getitems})
+
+
+def _concatenated(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        key: _concatenated([batch[key] for batch in batches])
+        if isinstance(value, Mapping)
+        else torch.cat([batch[key] for batch in batches])
+        for key, value in batches[0].items()
+    }
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:

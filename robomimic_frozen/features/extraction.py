@@ -38,16 +38,19 @@ class FeatureExtraction:
         self.precision = torch.float32
         self._precision_chosen = False
 
-    def __call__(self, demo: str, images: np.ndarray) -> np.ndarray:
+    def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:
         """Features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
+
+        Args:
+            frames: names demo and obs key; see `crop_positions`.
 
         Raises:
             WeightsError: the network gives numbers that are not finite.
         """
-        features = np.concatenate([self._features(batch) for batch in self._batches(demo, images)])
+        features = np.concatenate([self._features(batch) for batch in self._batches(frames, images)])
         if not np.isfinite(features).all():
             raise WeightsError(
-                f"{self.extractor.vision.backbone.name} gives NaN or infinite features for {demo}: its weights file is "
+                f"{self.extractor.vision.backbone.name} gives NaN or infinite features for {frames}: its weights file is "
                 "damaged, or algo.feature_cache.dtype must be 'float32'"
             )
         return features.reshape(len(images), 1 + self.extractor.cached_crops, -1)
@@ -75,7 +78,7 @@ class FeatureExtraction:
             return torch.float32
         return torch.bfloat16
 
-    def _batches(self, demo: str, images: np.ndarray) -> Iterator[Tensor]:
+    def _batches(self, name: str, images: np.ndarray) -> Iterator[Tensor]:
         """Crops [B, 3, h, w] in [0, 1], all those of a frame one after another."""
         extractor = self.extractor
         variants = 1 + extractor.cached_crops
@@ -87,7 +90,7 @@ class FeatureExtraction:
             if extractor.cached_crops:
                 height, width = extractor.preprocess.crop_shape
                 choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
-                positions = crop_positions(extractor.crop_seed, demo, len(images), extractor.cached_crops, choices)
+                positions = crop_positions(extractor.crop_seed, name, len(images), extractor.cached_crops, choices)
                 tops, lefts = torch.from_numpy(positions[first : first + frames_per_batch]).to(self.device).unbind(-1)
                 repeated = frames.repeat_interleave(extractor.cached_crops, dim=0)
                 randoms = crop_at(repeated, tops.flatten(), lefts.flatten(), (height, width))

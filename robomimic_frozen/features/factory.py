@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from typing import Any
 
+import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.torch_utils as TorchUtils
+import robomimic.utils.train_utils as TrainUtils
 
+from robomimic_frozen import compat
 from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.features.spec import Extractor
@@ -64,3 +69,18 @@ def get_features(config: Any, source: ImageSource) -> CachedFeatures:
     extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, cache, source.image_shape())
     device = TorchUtils.get_torch_device(try_to_use_cuda=config.train.cuda)
     return FeatureStore(cache.dir).get(source, extractor, device)
+
+
+def precompute(config: Any) -> None:
+    """Extract now what training with `config` would extract first. Raises ConfigError if it would not read features."""
+    reason = why_uncached(config)
+    if reason is not None:
+        raise ConfigError(f"there are no features to precompute: {reason}")
+    ObsUtils.initialize_obs_utils_with_config(config)
+    compat.list_the_dataset(config)
+    filter_keys = [config.train.hdf5_filter_key]
+    if config.experiment.validate:
+        filter_keys.append(config.train.hdf5_validation_filter_key)
+    for filter_key in filter_keys:
+        with compat.in_place_of_sequence_dataset(dataset_class(config, filter_key)):
+            inspect.unwrap(TrainUtils.dataset_factory)(config, config.all_obs_keys, filter_key)

@@ -48,6 +48,10 @@ class ImageSource:
         """sha256 of the images of each demo."""
         return [image_digest(images) for images in self.images()]
 
+    def frames_of(self, demo: str) -> str:
+        """Where the images of a demo are in the file: what its crop positions are drawn for."""
+        return f"{demo}/{self.key}"
+
     def image_shape(self) -> tuple[int, int, int]:
         """(3, H, W)"""
         with _opened(self.path) as file:
@@ -61,7 +65,7 @@ class ImageSource:
             raise DatasetError(f"{self.path}: cannot read {demo}/{self.key} ({error}); the file is damaged") from error
 
     def _dataset(self, file: h5py.File, demo: str) -> h5py.Dataset:
-        dataset = file.get(f"data/{demo}/{self.key}")
+        dataset = file.get(f"data/{self.frames_of(demo)}")
         if not isinstance(dataset, h5py.Dataset):
             raise DatasetError(f"{self.path} has no {self.key!r} in {demo}; set observation.modalities to what it has")
         if dataset.dtype != np.uint8 or dataset.ndim != 4 or dataset.shape[-1] != 3:

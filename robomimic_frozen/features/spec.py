@@ -78,7 +78,7 @@ class Extractor:
         }
 
 
-def cache_key(description: Mapping[str, Any], image_digests: list[str]) -> str:
-    """Name of the cache of images with these digests, one for each demo, under this description."""
-    content = json.dumps([description, image_digests], sort_keys=True)
+def cache_key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]) -> str:
+    """Name of the cache of these images, given as demo -> sha256, under this description."""
+    content = json.dumps([description, obs_key, list(images.items())], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -1,13 +1,14 @@
 """The cache folder: complete caches, under names that their content decides.
 
     <root>/<key>/features.bin     float16 or float32 [frames, 1 + crops, F], demo after demo
-    <root>/<key>/metadata.json    shape, checksums, and what it is for; written last
+    <root>/<key>/metadata.json    shape, checksums, and what it is for; written last, touched at each use
     <root>/<key>.partial/         one that is being built, or was when its process died
     <root>/<key>.lock             held by the process that builds it
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -32,6 +33,9 @@ from robomimic_frozen.features.spec import Extractor, cache_key
 logger = logging.getLogger(__name__)
 
 FEATURES, METADATA, PROGRESS = "features.bin", "metadata.json", "progress.json"
+PARTIAL = ".partial"
+DAMAGED = (OSError, ValueError, KeyError, TypeError)
+"""What `open_cache` raises for a cache that is not whole."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,24 @@ class CachedFeatures:
 
     Attributes:
         features: [frames of all demos, 1 + cached_crops, F], the central crop first.
-        metadata: what the cache is for, and the number of frames of each demo under 'frames'.
+        metadata: what the cache is for: 'description' (see `Extractor.description`), 'dataset', 'obs_key', 'weights',
+            'seconds' it took, and of each of its 'demos' the 'name', number of 'frames', sha256 of the 'images', and
+            'crc32' of the features.
         folder: where it lies.
     """
 
     features: np.ndarray
     metadata: dict[str, Any]
     folder: Path
+
+    def of(self, name: str) -> np.ndarray:
+        """The features of one demo."""
+        first = 0
+        for demo in self.metadata["demos"]:
+            if demo["name"] == name:
+                return self.features[first : first + demo["frames"]]
+            first += demo["frames"]
+        raise KeyError(name)
 
 
 class FeatureStore:
@@ -71,17 +86,19 @@ class FeatureStore:
         """
         digests = source.digests()
         description = extractor.description()
-        key = cache_key(description, digests)
-        found = self._open(key)
-        if found is not None:
-            return found
+        key = cache_key(description, source.key, dict(zip(source.demos, digests, strict=True)))
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            found = self._open(key)
+            if found is not None:
+                return found
             with self._lock(key):
-                # Another process may have built it while this one waited.
-                if not (self.root / key).exists():
+                found = self._open(key)  # another process may have built it while this one waited
+                if found is None:
+                    shutil.rmtree(self.root / key, ignore_errors=True)
                     self._build(key, source, digests, extractor, description, device)
-                return open_cache(self.root / key)
+                    found = open_cache(self.root / key)
+                return found
         except OSError as error:
             raise CacheUnavailableError(
                 f"the feature cache in {self.root} cannot be written ({error}); set algo.feature_cache.dir to another folder"
@@ -97,16 +114,18 @@ class FeatureStore:
         return lock
 
     def _open(self, key: str) -> CachedFeatures | None:
-        """The complete cache of this name, or None. A damaged one is removed, with a warning."""
+        """The complete cache of this name, or None; a damaged one counts for nothing and is named in a warning."""
         folder = self.root / key
         if not folder.exists():
             return None
         try:
-            return open_cache(folder)
-        except (OSError, ValueError, KeyError) as error:
+            cache = open_cache(folder)
+        except DAMAGED as error:
             logger.warning("feature cache %s is damaged (%s) and will be extracted again", folder, error)
-            shutil.rmtree(folder)
             return None
+        with contextlib.suppress(PermissionError):  # a cache may be shared read-only
+            os.utime(folder / METADATA)
+        return cache
 
     def _build(
         self,
@@ -117,7 +136,7 @@ class FeatureStore:
         description: dict[str, Any],
         device: torch.device,
     ) -> None:
-        partial = self.root / f"{key}.partial"
+        partial = self.root / f"{key}{PARTIAL}"
         partial.mkdir(exist_ok=True)
         progress = _Progress(partial / PROGRESS)
         extraction = FeatureExtraction(extractor, device)
@@ -127,15 +146,16 @@ class FeatureStore:
             for demo, expected, images in _remaining(source, digests, progress.done):
                 if image_digest(images) != expected:
                     raise DatasetError(f"{source.path} changed while its features were extracted; run again when it is complete")
-                features = extraction(demo, images).tobytes()
+                features = extraction(source.frames_of(demo), images).tobytes()
                 file.write(features)
                 _to_disk(file)
-                progress.add(demo, len(images), zlib.crc32(features))
+                progress.add(demo, len(images), expected, zlib.crc32(features))
                 bar.update()
                 bar.set_postfix_str(f"{bar.images_per_second(len(images) * (1 + extractor.cached_crops)):.0f} images/s")
         metadata = {
-            **description,
+            "description": description,
             "dataset": str(source.path),
+            "weights": extractor.vision.origin,
             "obs_key": source.key,
             "demos": progress.demos,
             "seconds": round(time.monotonic() - start, 1),
@@ -145,25 +165,26 @@ class FeatureStore:
         partial.rename(self.root / key)
 
 
-def open_cache(folder: Path) -> CachedFeatures:
-    """The complete cache in `folder`.
+def open_cache(folder: Path, checksums: bool = True) -> CachedFeatures:
+    """The complete cache in `folder`; without `checksums` the features themselves are not read.
 
     Raises:
-        OSError, ValueError, KeyError: it is incomplete, or its content is not what its checksums say.
+        One of `DAMAGED`: it is incomplete, or its content is not what its name and its checksums say.
     """
     metadata = json.loads((folder / METADATA).read_text())
-    frames = sum(demo["frames"] for demo in metadata["demos"])
-    shape = (frames, 1 + metadata["cached_crops"], metadata["feature_dim"])
-    expected = int(np.prod(shape)) * np.dtype(metadata["dtype"]).itemsize
+    description, demos = metadata["description"], metadata["demos"]
+    if folder.name != cache_key(description, metadata["obs_key"], {demo["name"]: demo["images"] for demo in demos}):
+        raise ValueError(f"{METADATA} belongs to another cache")
+    frames = sum(demo["frames"] for demo in demos)
+    shape = (frames, 1 + description["cached_crops"], description["feature_dim"])
+    expected = int(np.prod(shape)) * np.dtype(description["dtype"]).itemsize
     if (folder / FEATURES).stat().st_size != expected:
         raise ValueError(f"{FEATURES} has another size than {expected} bytes")
-    features = np.memmap(folder / FEATURES, dtype=metadata["dtype"], mode="r", shape=shape)
-    first = 0
-    for demo in metadata["demos"]:
-        if zlib.crc32(features[first : first + demo["frames"]]) != demo["crc32"]:
+    cache = CachedFeatures(np.memmap(folder / FEATURES, description["dtype"], mode="r", shape=shape), metadata, folder)
+    for demo in demos if checksums else ():
+        if zlib.crc32(cache.of(demo["name"])) != demo["crc32"]:
             raise ValueError(f"the checksum of {demo['name']} differs")
-        first += demo["frames"]
-    return CachedFeatures(features, metadata, folder)
+    return cache
 
 
 def _remaining(source: ImageSource, digests: list[str], done: int) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -181,8 +202,8 @@ class _Progress:
     def done(self) -> int:
         return len(self.demos)
 
-    def add(self, name: str, frames: int, checksum: int) -> None:
-        self.demos.append({"name": name, "frames": frames, "crc32": checksum})
+    def add(self, name: str, frames: int, images: str, checksum: int) -> None:
+        self.demos.append({"name": name, "frames": frames, "images": images, "crc32": checksum})
         _write_json(self.path, self.demos)
 
 

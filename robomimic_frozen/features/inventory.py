@@ -1,0 +1,168 @@
+"""What lies in a cache folder: listed, checked against its datasets, and cleared."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import robomimic.utils.torch_utils as TorchUtils
+import torch
+import torch.nn.functional as F
+
+from robomimic_frozen.encoders.backbones import get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
+from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
+from robomimic_frozen.features.extraction import SAFE_SIMILARITY, FeatureExtraction
+from robomimic_frozen.features.source import ImageSource, image_digest
+from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.store import DAMAGED, PARTIAL, CachedFeatures, FeatureStore, open_cache
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One folder of the store.
+
+    Attributes:
+        folder: where it lies; its name is the key.
+        cache: its content; None when that is not whole.
+        damage: why it is not whole; None when it is.
+        num_bytes: its size on disk.
+        last_used: when a run last read or wrote it, in seconds since the epoch.
+    """
+
+    folder: Path
+    cache: CachedFeatures | None
+    damage: str | None
+    num_bytes: int
+    last_used: float
+
+    @property
+    def days_unused(self) -> float:
+        """Days since it was last read or written."""
+        return (time.time() - self.last_used) / SECONDS_PER_DAY
+
+    def summary(self) -> str:
+        """One line: key, size, age, and what it is for."""
+        line = f"{self.folder.name[:12]}  {self.num_bytes / 2**20:8.1f} MB  {self.days_unused:5.1f} days  "
+        if self.cache is None:
+            return f"{line}{self.damage}"
+        metadata, what = self.cache.metadata, self.cache.metadata["description"]
+        return (
+            f"{line}{what['backbone']}, {what['cached_crops']} crops, {what['dtype']}, "
+            f"{len(metadata['demos'])} demos, {len(self.cache.features)} frames of {metadata['obs_key']} in {metadata['dataset']}"
+        )
+
+
+def print_entries(root: Path | None) -> None:
+    """One line for each cache."""
+    found = entries(root, checksums=False)
+    for entry in found:
+        print(entry.summary())
+    print(f"{len(found)} caches, {sum(entry.num_bytes for entry in found) / 2**20:.1f} MB")
+
+
+def print_verification(root: Path | None, dataset: Path | None) -> None:
+    """One line for each cache; raises RobomimicFrozenError in the end if any is not what it should be."""
+    found, bad = entries(root, checksums=True), 0
+    device = TorchUtils.get_torch_device(try_to_use_cuda=True)
+    for entry in found:
+        try:
+            finding = entry.damage or f"good (cosine similarity {verify(entry.cache, dataset, device):.5f})"
+            bad += entry.damage is not None
+        except RobomimicFrozenError as error:
+            finding, bad = str(error), bad + 1
+        print(f"{entry.folder.name[:12]}: {finding}")
+    if bad:
+        raise RobomimicFrozenError(f"{bad} of {len(found)} caches could not be confirmed; see above")
+
+
+def print_pruned(root: Path | None, unused_days: float | None, dry_run: bool) -> None:
+    """One line for each cache that goes."""
+    removed = prune(root, unused_days, dry_run)
+    for entry in removed:
+        print(entry.summary())
+    freed = sum(entry.num_bytes for entry in removed) / 2**20
+    print(f"{len(removed)} {'would be' if dry_run else 'were'} removed, {freed:.1f} MB")
+
+
+def entries(root: Path | None, checksums: bool) -> list[Entry]:
+    """Everything in the store at `root` (None: as in FeatureStore), the last used first. See `open_cache` for `checksums`."""
+    folders = FeatureStore(root).root.glob("*")
+    found = [_entry(folder, checksums) for folder in folders if folder.is_dir()]
+    return sorted(found, key=lambda entry: -entry.last_used)
+
+
+def _entry(folder: Path, checksums: bool) -> Entry:
+    files = [file.stat() for file in folder.iterdir()]
+    size, last_used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
+    if folder.name.endswith(PARTIAL):
+        return Entry(folder, None, "unfinished; the next run goes on with it", size, last_used)
+    try:
+        return Entry(folder, open_cache(folder, checksums), None, size, last_used)
+    except DAMAGED as error:
+        return Entry(folder, None, f"damaged: {error}", size, last_used)
+
+
+def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) -> float:
+    """Extract one demo again, the shortest, and compare: the smallest cosine similarity of old and new features.
+
+    Args:
+        dataset: the HDF5 file, where it is no longer at the place the cache remembers.
+
+    Raises:
+        DatasetError: the file is not there or has other images now.
+        WeightsError: the weights are not there, or are others.
+        RobomimicFrozenError: the features differ.
+    """
+    demo = min(cache.metadata["demos"], key=lambda demo: demo["frames"])
+    source = ImageSource(dataset or Path(cache.metadata["dataset"]), (demo["name"],), cache.metadata["obs_key"])
+    (images,) = source.images()
+    if image_digest(images) != demo["images"]:
+        raise DatasetError(f"{source.path} has other images now than this cache was made from")
+    extraction = FeatureExtraction(_extractor(cache.metadata, source.image_shape()), device)
+    again = torch.from_numpy(extraction(source.frames_of(demo["name"]), images)).float()
+    stored = torch.from_numpy(cache.of(demo["name"]).copy()).float()
+    similarity = F.cosine_similarity(again, stored, dim=-1).min().item()
+    if not similarity >= SAFE_SIMILARITY:
+        raise RobomimicFrozenError(f"its features differ from newly extracted ones (cosine similarity {similarity:.4f})")
+    return similarity
+
+
+def _extractor(metadata: dict[str, Any], image_shape: tuple[int, int, int]) -> Extractor:
+    """The one that made the cache. Raises RobomimicFrozenError if its weights are others today."""
+    what, origin = metadata["description"], metadata["weights"]
+    pretrained = origin != RANDOM
+    vision = VisionBackbone(get_backbone(what["backbone"]), origin if pretrained else None, pretrained, normalize=what["normalize"])
+    preprocess = ResizeAndCrop(image_shape, what["resize_shape"], what["crop_shape"]).eval()
+    extractor = Extractor(vision, preprocess, what["cached_crops"], what["crop_seed"], what["dtype"])
+    if extractor.description()["weights_sha256"] != what["weights_sha256"]:
+        raise RobomimicFrozenError(f"the weights in {origin} are others now than those this cache was made with")
+    return extractor
+
+
+def prune(root: Path | None, unused_days: float | None, dry_run: bool) -> list[Entry]:
+    """Remove what is unfinished or damaged, and what was not used for `unused_days`; returns it.
+
+    What a process is extracting at the moment stays.
+    """
+    removed = []
+    for entry in entries(root, checksums=True):
+        unused = unused_days is not None and entry.days_unused >= unused_days
+        if entry.cache is not None and not unused:
+            continue
+        lock = filelock.FileLock(entry.folder.parent / f"{entry.folder.name.removesuffix(PARTIAL)}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                if not dry_run:
+                    shutil.rmtree(entry.folder)
+                removed.append(entry)
+        except filelock.Timeout:
+            continue
+    return removed
