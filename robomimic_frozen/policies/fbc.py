@@ -97,7 +97,8 @@ class FBC(FeatureBatches, PolicyAlgo):
             hidden_dims=list(self.algo_config.network_kwargs.hidden_dims),
         )
         self.nets = nn.ModuleDict({"policy": policy})
-        self.nets["ema"] = EMA(policy, self.algo_config.ema.max_decay, self.algo_config.ema.power)
+        trainable = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        self.nets["ema"] = EMA(trainable, self.algo_config.ema.max_decay, self.algo_config.ema.power)
         self.nets = self.nets.float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
         self._steps_this_epoch = 0
@@ -165,13 +166,13 @@ class FBC(FeatureBatches, PolicyAlgo):
 
     def _gradient_step(self, loss: Tensor, epoch: int) -> Tensor:
         optimizer, ema = self.optimizers["policy"], self.nets["ema"]
-        self._set_learning_rate(int(ema.num_updates), epoch)
+        self._set_learning_rate(ema.num_updates, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         max_norm = self.global_config.train.max_grad_norm
         grad_norm = nn.utils.clip_grad_norm_(self._trainable, float("inf") if max_norm is None else max_norm)
         optimizer.step()
-        ema.update(self.nets["policy"])
+        ema.update(self._trainable)
         return grad_norm
 
     def _set_learning_rate(self, step: int, epoch: int) -> None:
@@ -212,8 +213,7 @@ class FBC(FeatureBatches, PolicyAlgo):
     @torch.no_grad()
     def _sample(self, groups: dict[str, Obs]) -> Tensor:
         policy = self.nets["policy"]
-        averages = self.nets["ema"].averages(policy)
-        return torch.func.functional_call(policy, averages, (groups, self.algo_config.flow_steps))
+        return torch.func.functional_call(policy, self.nets["ema"].averages(), (groups, self.algo_config.flow_steps))
 
     def _groups(self, obs: Obs, goal: Obs | None) -> dict[str, Obs]:
         groups = {"obs": {key: obs[key] for key in self.obs_shapes}}
