@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Backbone": "robomimic_frozen.encoders",
     "FrozenResNetCore": "robomimic_frozen.encoders",
+    "MultiImageObsEncoder": "robomimic_frozen.encoders",
+    "get_resnet": "robomimic_frozen.encoders",
     "hookimpl": "robomimic_frozen.plugins",
     "register": "robomimic_frozen.plugins",
     "RobomimicFrozenError": "robomimic_frozen.errors",

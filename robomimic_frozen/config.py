@@ -42,6 +42,10 @@ class _FrozenImages:
         core_kwargs.resize_shape = None
         core_kwargs.crop_shape = [76, 76]
         core_kwargs.random_crop = True
+        core_kwargs.feature_stage = None
+        core_kwargs.pool = None
+        core_kwargs.grid_size = [3, 3]
+
 
 class FBCFrozenConfig(_FrozenImages, BaseConfig):
     """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for Lift with two cameras."""
@@ -70,12 +74,19 @@ class FBCFrozenConfig(_FrozenImages, BaseConfig):
         self.algo.obs_steps = 1  # frames the policy sees
         self.algo.flow_steps = 10  # Euler steps from noise to actions
 
-        self.algo.network = "mlp"
-        self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]
+        self.algo.network = "mlp"  # or "chiunet", for horizons that are powers of two
+        self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]  # of mlp
+        self.algo.network_kwargs.down_dims = [256, 512, 1024]  # of chiunet, as is the next
+        self.algo.network_kwargs.kernel_size = 5
         self.algo.network_kwargs.do_not_lock_keys()
+
+        # Of the matrix products in gradient steps: "float32", "bfloat16", or "auto" for bfloat16 on a CPU that has it.
+        # Weights, loss, optimizer and rollouts are float32 whatever it says.
+        self.algo.precision = "auto"
 
         self.algo.optim_params.policy.optimizer_type = "adamw"
         self.algo.optim_params.policy.learning_rate.initial = 1e-3
+        self.algo.optim_params.policy.learning_rate.encoder = None  # of trainable backbone stages; None for the same
         self.algo.optim_params.policy.learning_rate.warmup_steps = 100
         self.algo.optim_params.policy.regularization.L2 = 1e-4
 

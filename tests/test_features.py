@@ -105,7 +105,7 @@ def change_pixel(dataset, vision):
 
 def change_weight(dataset, vision):
     state = {name: value.clone() for name, value in vision.state_dict().items()}
-    state["network.conv1.weight"][0, 0, 0, 0] += 1
+    state["stages.layer1.0.0.weight"][0, 0, 0, 0] += 1
     other = VisionBackbone(get_backbone("resnet18"), pretrained=False)
     other.load_state_dict(state)
     return source(dataset), extractor(other)
@@ -136,7 +136,7 @@ def test_a_frozen_random_network_is_the_same_in_policy_and_cache():
     first = VisionBackbone(get_backbone("resnet18"), pretrained=False)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert VisionBackbone(get_backbone("resnet18"), pretrained=False).network is first.network
+    assert VisionBackbone(get_backbone("resnet18"), pretrained=False).stages["layer4"] is first.stages["layer4"]
 
 
 class Interrupted(Exception):
@@ -204,7 +204,7 @@ def test_a_dataset_that_changes_during_extraction_is_refused(vision, dataset, tm
 def test_features_that_are_not_numbers_are_refused(vision, dataset, tmp_path):
     broken = VisionBackbone(get_backbone("resnet18"), pretrained=False)
     state = {name: value.clone() for name, value in broken.state_dict().items()}
-    state["network.conv1.weight"].fill_(float("nan"))
+    state["stages.layer1.0.0.weight"].fill_(float("nan"))
     broken.load_state_dict(state)
     with pytest.raises(WeightsError, match="NaN"):
         FeatureStore(tmp_path / "cache").get(source(dataset), extractor(broken), CPU)

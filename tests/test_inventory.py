@@ -65,7 +65,7 @@ def test_verify_confirms_a_good_cache_also_of_a_moved_dataset(cache, dataset, ca
 
 
 def test_verify_finds_features_that_are_not_those_of_the_images(cache, monkeypatch, capsys):
-    monkeypatch.setattr(VisionBackbone, "forward", lambda self, images: torch.randn(len(images), 512))
+    monkeypatch.setattr(VisionBackbone, "frozen_part", lambda self, images: torch.randn(len(images), 512))
     assert run("verify", cache) == 1
     assert "differ from newly extracted ones" in capsys.readouterr().out
 

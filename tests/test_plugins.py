@@ -42,7 +42,7 @@ class MeanColour(nn.Module):
 
 def test_a_third_partys_backbone_is_found_by_name(install):
     def frozen_backbones():
-        return [Backbone("mean_colour", MeanColour, feature_dim=3, fetch_weights=lambda: None)]
+        return [Backbone("mean_colour", MeanColour, fetch_weights=lambda: None)]
 
     install(colours=plugin(frozen_backbones=frozen_backbones))
     core = FrozenResNetCore((3, 8, 8), rgb_model_name="mean_colour", pretrained_encoder=False, emb_dim=5)

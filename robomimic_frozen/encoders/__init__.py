@@ -8,9 +8,11 @@ from typing import Any
 _PUBLIC = {
     "Backbone": "backbones",
     "FrozenResNetCore": "core",
+    "MultiImageObsEncoder": "multi_image",
     "available_backbones": "backbones",
     "check_core_kwargs": "core",
     "get_backbone": "backbones",
+    "get_resnet": "multi_image",
 }
 __all__ = list(_PUBLIC)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _in_one_piece(network: nn.Module) -> Iterable[nn.Module]:
+    return (network,)
+
+
 @dataclass(frozen=True)
 class Backbone:
     """An image network without its classifier, as a plugin's `frozen_backbones` hook describes it."""
@@ -23,17 +27,30 @@ class Backbone:
     name: str
     """What `rgb_model_name` says."""
     build: Callable[[], nn.Module]
-    """Makes the network, randomly initialised: normalised images [B, 3, H, W] -> features [B, feature_dim]."""
-    feature_dim: int
-    """Length of one feature vector."""
-    fetch_weights: Callable[[], Path]
-    """Gives the file of the pretrained weights, downloading it when needed; raises WeightsUnavailableError."""
+    """Makes the network, randomly initialised, with the names its weights file has."""
+    fetch_weights: Callable[[], Path] | None
+    """Gives the file of the pretrained weights, downloading it when needed; raises WeightsUnavailableError. None where
+    `build` gives the network with its weights."""
+    stages: tuple[str, ...] = ("final",)
+    """Names of its stages, in the order in which images pass them."""
+    split: Callable[[nn.Module], Iterable[nn.Module]] = _in_one_piece
+    """The network in pieces, one for each stage: normalised images [B, 3, H, W] -> [B, C, h, w] or [B, C], and so on."""
+    feature_stage: str | None = None
+    """The stage whose activation is the feature unless a config says otherwise; None for the last."""
+    pool: str = "avg"
+    """How it is pooled unless a config says otherwise; see `pooling`."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Channel means of the images it was pretrained on, in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Channel standard deviations of the same images."""
     unused_weights: tuple[str, ...] = ()
     """Prefixes of entries that the weights file may hold and the network does not have: the classifier, say."""
+
+    def stage_index(self, setting: str, stage: str) -> int:
+        """Number of a stage. Raises ConfigError that lists the stages; `setting` says where the name came from."""
+        if stage not in self.stages:
+            raise ConfigError(f"{setting} is {stage!r}; the stages of {self.name} are: {', '.join(self.stages)}")
+        return self.stages.index(stage)
 
 
 def available_backbones() -> dict[str, Backbone]:

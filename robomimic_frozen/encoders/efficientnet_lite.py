@@ -8,36 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from robomimic_frozen.encoders.backbones import Backbone
 from robomimic_frozen.errors import ConfigError, WeightsUnavailableError
 from robomimic_frozen.plugins import hookimpl
 
 _INSTALL = "pip install 'robomimic_frozen[offline]'"
-_STRIDE_16_BLOCKS = 11  # blocks 0 to 10; block 11 halves the resolution once more
-_CHANNELS = 112
-_GRID = 3
-
-
-class Stride16Grid(nn.Module):
-    """Images [B, 3, H, W] -> the stride-16 activation, averaged over a 3x3 grid of regions [B, 1008].
-
-    Submodules keep the names of the full network, so that its weights file fits.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self._conv_stem = network._conv_stem
-        self._bn0 = network._bn0
-        self._blocks = network._blocks[:_STRIDE_16_BLOCKS]
-
-    def forward(self, images: Tensor) -> Tensor:
-        activation = F.relu6(self._bn0(self._conv_stem(images)))
-        for block in self._blocks:
-            activation = block(activation)
-        return F.adaptive_avg_pool2d(activation, _GRID).flatten(1)
+# Named as a ResNet's, by stride: 4, 8, 16 and 32.
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def _build() -> nn.Module:
@@ -45,7 +24,19 @@ def _build() -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ConfigError(f"backbone 'efficientnet_lite0' needs a package: {_INSTALL}") from error
-    return Stride16Grid(EfficientNet.from_name("efficientnet-lite0"))
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network._fc = nn.Identity()
+    return network
+
+
+def _split(network: nn.Module) -> tuple[nn.Module, ...]:
+    blocks = network._blocks
+    return (
+        nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(), *blocks[:3]),
+        nn.Sequential(*blocks[3:5]),
+        nn.Sequential(*blocks[5:11]),
+        nn.Sequential(*blocks[11:], network._conv_head, network._bn1, nn.ReLU6()),
+    )
 
 
 def _fetch_weights() -> Path:
@@ -62,11 +53,14 @@ def frozen_backbones() -> list[Backbone]:
         Backbone(
             name="efficientnet_lite0",
             build=_build,
-            feature_dim=_CHANNELS * _GRID * _GRID,
+            stages=_STAGES,
+            split=_split,
+            feature_stage="layer3",
+            pool="grid",
             fetch_weights=_fetch_weights,
             # The Lite models were trained on (pixel - 127) / 128.
             mean=(127 / 255,) * 3,
             std=(128 / 255,) * 3,
-            unused_weights=(*(f"_blocks.{i}." for i in range(_STRIDE_16_BLOCKS, 16)), "_conv_head.", "_bn1.", "_fc."),
+            unused_weights=("_fc.",),
         )
     ]

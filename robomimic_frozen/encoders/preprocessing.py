@@ -29,12 +29,17 @@ class ResizeAndCrop(nn.Module):
         self.resize_shape = _height_and_width("resize_shape", resize_shape)
         self.crop_shape = _height_and_width("crop_shape", crop_shape)
         self.random_crop = random_crop
-        height, width = self.resize_shape or image_shape[-2:]
+        self._resized = height, width = self.resize_shape or (image_shape[-2], image_shape[-1])
         if self.crop_shape is not None and (self.crop_shape[0] > height or self.crop_shape[1] > width):
             raise ConfigError(
                 f"crop_shape {list(self.crop_shape)} is larger than the image [{height}, {width}] it is cut from; "
                 "choose a smaller crop_shape or a larger resize_shape"
             )
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(H, W) of the result."""
+        return self.crop_shape or self._resized
 
     def forward(self, images: Tensor) -> Tensor:
         return self.crop(self.resize(images))

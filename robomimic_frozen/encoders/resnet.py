@@ -1,4 +1,4 @@
-"""ResNet18/34/50 of torchvision, cut before the classifier (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+"""ResNet18/34/50 of torchvision, without the classifier (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from robomimic_frozen.plugins import hookimpl
 
 # The original ImageNet weights (V1): what the published frozen-encoder results used.
 _RESNETS = (
-    (torchvision.models.resnet18, torchvision.models.ResNet18_Weights.IMAGENET1K_V1, 512),
-    (torchvision.models.resnet34, torchvision.models.ResNet34_Weights.IMAGENET1K_V1, 512),
-    (torchvision.models.resnet50, torchvision.models.ResNet50_Weights.IMAGENET1K_V1, 2048),
+    (torchvision.models.resnet18, torchvision.models.ResNet18_Weights.IMAGENET1K_V1),
+    (torchvision.models.resnet34, torchvision.models.ResNet34_Weights.IMAGENET1K_V1),
+    (torchvision.models.resnet50, torchvision.models.ResNet50_Weights.IMAGENET1K_V1),
 )
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def _without_classifier(constructor: Callable[..., nn.Module]) -> nn.Module:
@@ -26,15 +27,21 @@ def _without_classifier(constructor: Callable[..., nn.Module]) -> nn.Module:
     return network
 
 
+def _split(network: nn.Module) -> tuple[nn.Module, ...]:
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    return nn.Sequential(stem, network.layer1), network.layer2, network.layer3, network.layer4
+
+
 @hookimpl
 def frozen_backbones() -> list[Backbone]:
     return [
         Backbone(
             name=constructor.__name__,
             build=functools.partial(_without_classifier, constructor),
-            feature_dim=feature_dim,
+            stages=_STAGES,
+            split=_split,
             fetch_weights=functools.partial(fetch_from_hub, weights.url, constructor.__name__),
             unused_weights=("fc.",),
         )
-        for constructor, weights, feature_dim in _RESNETS
+        for constructor, weights in _RESNETS
     ]

@@ -65,7 +65,7 @@ class FeatureExtraction:
     def _forward(self, images: Tensor, precision: torch.dtype) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            return self.vision(images)
+            return self.vision.frozen_part(images)
 
     def _fastest_safe_precision(self, sample: Tensor) -> torch.dtype:
         # Whoever stores float32 wants the digits that bfloat16 does not have.

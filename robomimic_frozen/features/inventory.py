@@ -138,9 +138,12 @@ def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) ->
 def _extractor(metadata: dict[str, Any], image_shape: tuple[int, int, int]) -> Extractor:
     """The one that made the cache. Raises RobomimicFrozenError if its weights are others today."""
     what, origin = metadata["description"], metadata["weights"]
-    pretrained = origin != RANDOM
-    vision = VisionBackbone(get_backbone(what["backbone"]), origin if pretrained else None, pretrained, normalize=what["normalize"])
+    weights = origin if Path(origin).is_absolute() else None
     preprocess = ResizeAndCrop(image_shape, what["resize_shape"], what["crop_shape"]).eval()
+    vision = VisionBackbone(
+        get_backbone(what["backbone"]), weights, origin != RANDOM, what["frozen_stages"][-1],
+        what["normalize"], what["feature_stages"], what["pool"], what["grid_size"], preprocess.output_size,
+    )
     extractor = Extractor(vision, preprocess, what["cached_crops"], what["crop_seed"], what["dtype"])
     if extractor.description()["weights_sha256"] != what["weights_sha256"]:
         raise RobomimicFrozenError(f"the weights in {origin} are others now than those this cache was made with")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders.vision import GRID_SIZE, VisionBackbone
 from robomimic_frozen.encoders.weights import digest
 from robomimic_frozen.errors import ConfigError
 
@@ -24,7 +25,7 @@ class Extractor:
     """Images of one obs key -> what is cached of them: the network, the preprocessing and the crops.
 
     Attributes:
-        vision: the frozen backbone with its weights.
+        vision: the backbone with its weights; what its frozen stages give is cached.
         preprocess: resizing and cropping.
         cached_crops: random crops of each image besides the central one; 0 where nothing is cropped at random.
         crop_seed: of the positions of those crops.
@@ -44,38 +45,52 @@ class Extractor:
             raise ConfigError(f"algo.feature_cache.dtype is {cache['dtype']!r}; choose 'float16' or 'float32'")
         if cache["cached_crops"] < 0:
             raise ConfigError(f"algo.feature_cache.cached_crops is {cache['cached_crops']}; choose 0 or more")
+        random_crop, crop_shape = core_kwargs.get("random_crop", True), core_kwargs.get("crop_shape")
+        preprocess = ResizeAndCrop(image_shape, core_kwargs.get("resize_shape"), crop_shape, random_crop).eval()
         vision = VisionBackbone(
             get_backbone(core_kwargs["rgb_model_name"]),
             core_kwargs.get("weights"),
             core_kwargs.get("pretrained_encoder", True),
-            frozen=True,
+            frozen=core_kwargs.get("freeze_encoder", True),
             normalize=core_kwargs.get("imagenet_norm", True),
+            feature_stage=core_kwargs.get("feature_stage"),
+            pool=core_kwargs.get("pool"),
+            grid_size=core_kwargs.get("grid_size", GRID_SIZE),
+            image_size=preprocess.output_size,
         )
-        random_crop = core_kwargs.get("random_crop", True)
-        crop_shape = core_kwargs.get("crop_shape")
-        preprocess = ResizeAndCrop(image_shape, core_kwargs.get("resize_shape"), crop_shape, random_crop).eval()
         crops = cache["cached_crops"] if crop_shape is not None and random_crop else 0
         return cls(vision, preprocess, crops, cache["crop_seed"], cache["dtype"])
 
     @property
     def feature_bytes(self) -> int:
         """Size of all features of one image."""
-        return (1 + self.cached_crops) * self.vision.feature_dim * np.dtype(self.dtype).itemsize
+        return (1 + self.cached_crops) * self.vision.frozen_dim * np.dtype(self.dtype).itemsize
 
     def description(self) -> dict[str, Any]:
         """Everything a feature depends on besides the image, as JSON has it."""
         return {
             "format_version": FORMAT_VERSION,
             "backbone": self.vision.backbone.name,
-            "weights_sha256": digest(self.vision.network.state_dict()),
+            "frozen_stages": self.vision.frozen_stages,
+            "weights_sha256": digest(
+                {key: value for name in self.vision.frozen_stages for key, value in _state(self.vision, name)}
+            ),
+            "feature_stages": self.vision.feature_stages,
+            "pool": self.vision.pool_name,
+            "grid_size": self.vision.grid_size,
             "normalize": self.vision.normalize,
             "resize_shape": self.preprocess.resize_shape,
             "crop_shape": self.preprocess.crop_shape,
             "cached_crops": self.cached_crops,
             "crop_seed": self.crop_seed,
             "dtype": self.dtype,
-            "feature_dim": self.vision.feature_dim,
+            "feature_dim": self.vision.frozen_dim,
         }
+
+
+def _state(vision: VisionBackbone, stage: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vision.stages[stage].state_dict().items():
+        yield f"{stage}.{name}", value
 
 
 def cache_key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -13,8 +14,11 @@ from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from robomimic.models.obs_nets import ObservationGroupEncoder
 from torch import Tensor, nn
 
+from robomimic_frozen import compat
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
+from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies.chiunet import ChiUNetVelocity
 from robomimic_frozen.policies.ema import EMA
 from robomimic_frozen.policies.feature_batches import FeatureBatches
 from robomimic_frozen.policies.flow_matching import Velocity, flow_matching_loss, integrate
@@ -38,7 +42,7 @@ class FlowPolicy(nn.Module):
         encoder_kwargs: robomimic's encoder settings for each modality.
         obs_steps: frames in one observation.
         action_dim, horizon: shape of an action chunk [H, A].
-        hidden_dims: of the velocity network.
+        make_velocity: size of the condition -> velocity network.
     """
 
     def __init__(
@@ -48,12 +52,11 @@ class FlowPolicy(nn.Module):
         obs_steps: int,
         action_dim: int,
         horizon: int,
-        hidden_dims: list[int],
+        make_velocity: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         self.encoder = ObservationGroupEncoder(group_shapes, encoder_kwargs=encoder_kwargs)
-        condition_dim = obs_steps * self.encoder.output_shape()[0]
-        self.velocity = MLPVelocity(action_dim, horizon, condition_dim, hidden_dims)
+        self.velocity = make_velocity(obs_steps * self.encoder.output_shape()[0])
         self.action_shape = (horizon, action_dim)
 
     def forward(self, groups: dict[str, Obs], steps: int) -> Tensor:
@@ -94,19 +97,26 @@ class FBC(FeatureBatches, PolicyAlgo):
             obs_steps=self.algo_config.obs_steps,
             action_dim=self.ac_dim,
             horizon=self.algo_config.horizon,
-            hidden_dims=list(self.algo_config.network_kwargs.hidden_dims),
+            make_velocity=self._make_velocity,
         )
         self.nets = nn.ModuleDict({"policy": policy})
-        trainable = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        self.nets["ema"] = EMA(trainable, self.algo_config.ema.max_decay, self.algo_config.ema.power)
+        self.nets["ema"] = EMA(_trainable(policy), self.algo_config.ema.max_decay, self.algo_config.ema.power)
         self.nets = self.nets.float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
         self._steps_this_epoch = 0
 
+    def _make_velocity(self, condition_dim: int) -> nn.Module:
+        algo, settings = self.algo_config, self.algo_config.network_kwargs
+        if algo.network == "mlp":
+            return MLPVelocity(self.ac_dim, algo.horizon, condition_dim, list(settings.hidden_dims))
+        return ChiUNetVelocity(self.ac_dim, algo.horizon, condition_dim, list(settings.down_dims), settings.kernel_size)
+
     def _check_config(self) -> None:
         algo, train = self.algo_config, self.global_config.train
-        if algo.network != "mlp":
-            raise ConfigError(f"unknown algo.network {algo.network!r}; choose 'mlp'")
+        if algo.network not in ("mlp", "chiunet"):
+            raise ConfigError(f"unknown algo.network {algo.network!r}; choose 'mlp' or 'chiunet'")
+        if algo.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"algo.precision is {algo.precision!r}; choose 'auto', 'float32' or 'bfloat16'")
         if train.seq_length != algo.horizon:
             raise ConfigError(
                 f"algo.horizon is {algo.horizon} and train.seq_length is {train.seq_length}; set both to the same value"
@@ -126,10 +136,19 @@ class FBC(FeatureBatches, PolicyAlgo):
         settings = self.optim_params.policy
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
-        self._trainable = [parameter for parameter in self.nets["policy"].parameters() if parameter.requires_grad]
+        policy, rate = self.nets["policy"], settings.learning_rate
+        self._trainable = _trainable(policy)
+        encoder = {id(p) for module in policy.modules() if isinstance(module, VisionBackbone) for p in module.parameters()}
+        groups = [
+            {"params": [p for p in self._trainable.values() if id(p) not in encoder], "initial_lr": rate.initial},
+            {
+                "params": [p for p in self._trainable.values() if id(p) in encoder],
+                "initial_lr": rate.initial if rate.encoder is None else rate.encoder,
+            },
+        ]
         optimizer = torch.optim.AdamW(
-            self._trainable,
-            lr=settings.learning_rate.initial,
+            [group for group in groups if group["params"]],
+            lr=rate.initial,
             weight_decay=settings.regularization.L2,
             fused=self.device.type in ("cpu", "cuda"),
         )
@@ -154,7 +173,7 @@ class FBC(FeatureBatches, PolicyAlgo):
 
     def train_on_batch(self, batch: dict[str, Any], epoch: int, validate: bool = False) -> dict[str, Any]:
         """One gradient step, or with `validate` the loss alone. Returns the loss and what `log_info` reports."""
-        with TorchUtils.maybe_no_grad(no_grad=validate):
+        with TorchUtils.maybe_no_grad(no_grad=validate), self._autocast(enabled=not validate):
             info = super().train_on_batch(batch, epoch, validate=validate)
             loss = self.nets["policy"].forward_train(
                 self._groups(batch["obs"], batch["goal_obs"]), batch["actions"]
@@ -164,15 +183,22 @@ class FBC(FeatureBatches, PolicyAlgo):
             info["grad_norm"] = self._gradient_step(loss, epoch)
         return info
 
+    def _autocast(self, enabled: bool) -> torch.autocast:
+        precision = self.algo_config.precision
+        # On a GPU the casts of such small networks cost more than the multiplications save.
+        automatic = precision == "auto" and self.device.type == "cpu" and compat.has_fast_bfloat16(self.device)
+        reduced = enabled and (automatic or precision == "bfloat16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+
     def _gradient_step(self, loss: Tensor, epoch: int) -> Tensor:
         optimizer, ema = self.optimizers["policy"], self.nets["ema"]
         self._set_learning_rate(ema.num_updates, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         max_norm = self.global_config.train.max_grad_norm
-        grad_norm = nn.utils.clip_grad_norm_(self._trainable, float("inf") if max_norm is None else max_norm)
+        grad_norm = nn.utils.clip_grad_norm_(self._trainable.values(), float("inf") if max_norm is None else max_norm)
         optimizer.step()
-        ema.update(self._trainable)
+        ema.update(self._trainable.values())
         return grad_norm
 
     def _set_learning_rate(self, step: int, epoch: int) -> None:
@@ -181,7 +207,7 @@ class FBC(FeatureBatches, PolicyAlgo):
         part_of_epoch = self._steps_this_epoch / experiment.epoch_every_n_steps if experiment.epoch_every_n_steps else 0
         progress = (epoch - 1 + part_of_epoch) / self.global_config.train.num_epochs
         for group in self.optimizers["policy"].param_groups:
-            group["lr"] = rate.initial * warmup_cosine(step, progress, rate.warmup_steps)
+            group["lr"] = group["initial_lr"] * warmup_cosine(step, progress, rate.warmup_steps)
         self._steps_this_epoch += 1
 
     def on_epoch_end(self, epoch: int) -> None:
@@ -227,3 +253,6 @@ class FBC(FeatureBatches, PolicyAlgo):
         """Forget the rest of the present action chunk."""
         self._pending_actions.clear()
 
+
+def _trainable(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
