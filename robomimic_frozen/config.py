@@ -74,6 +74,8 @@ class FBCFrozenConfig(_FrozenImages, BaseConfig):
         self.algo.obs_steps = 1  # frames the policy sees
         self.algo.flow_steps = 10  # Euler steps from noise to actions
 
+        self.algo.init_from = None  # checkpoint of an earlier run whose weights to start from, whatever was frozen in it
+
         self.algo.network = "mlp"  # or "chiunet", for horizons that are powers of two
         self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]  # of mlp
         self.algo.network_kwargs.down_dims = [256, 512, 1024]  # of chiunet, as is the next

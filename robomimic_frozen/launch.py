@@ -16,11 +16,11 @@ from typing import Any
 from unittest import mock
 
 import robomimic.utils.file_utils as FileUtils
-import torch
 from robomimic.config import config_factory
 from robomimic.config.config import Config
 
 from robomimic_frozen import compat
+from robomimic_frozen.checkpoints import read_checkpoint
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features import factory
@@ -81,7 +81,7 @@ def evaluate(arguments: list[str], overrides: list[str]) -> None:
     parser.add_argument("--agent", required=True)
     parser.add_argument("--seed", type=int)
     known, _ = parser.parse_known_args(arguments)
-    _check_checkpoint(Path(known.agent))
+    read_checkpoint(Path(known.agent), "--agent")
     compat.select_gl_backend()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_overridden_checkpoints(overrides))
@@ -167,16 +167,6 @@ def _run_stock_train(arguments: argparse.Namespace) -> None:
 class _Stop(BaseException):
     def __init__(self, error: RobomimicFrozenError) -> None:
         self.error = error
-
-
-def _check_checkpoint(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with --agent")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"]
-    except Exception as error:  # a damaged archive or pickle raises almost anything
-        raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another --agent") from error
 
 
 @contextlib.contextmanager

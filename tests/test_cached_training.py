@@ -82,7 +82,15 @@ def losses_of_50_steps(config):
 GMM_RNN = {"algo__gmm__enabled": True, "algo__rnn__enabled": True, "algo__rnn__hidden_dim": 32, "train__seq_length": 10}
 
 
-@pytest.mark.parametrize(("algo", "changes"), [("fbc_frozen", {"algo__precision": "float32"}), ("bc_frozen", GMM_RNN)], ids=["fbc", "gmm_rnn"])
+FLOAT32 = {"algo__precision": "float32"}
+UP_TO_LAYER3 = {**FLOAT32, "observation__encoder__rgb__core_kwargs__freeze_encoder": "layer3"}
+
+
+@pytest.mark.parametrize(
+    ("algo", "changes"),
+    [("fbc_frozen", FLOAT32), ("fbc_frozen", UP_TO_LAYER3), ("bc_frozen", GMM_RNN)],
+    ids=["fbc", "fbc_up_to_layer3", "gmm_rnn"],
+)
 def test_fifty_steps_with_and_without_cache_have_the_same_losses(algo, changes, make_config):
     kind, cached = losses_of_50_steps(make_config(algo, cached=True, **changes))
     assert kind is CachedFeatureDataset

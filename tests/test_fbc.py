@@ -125,6 +125,40 @@ def test_actions_come_from_the_averaged_weights():
     assert not torch.equal(act(policy, obs), before)
 
 
+def test_the_chiunet_learns_in_the_place_of_the_mlp():
+    config = make_config(network="chiunet")
+    config.algo.network_kwargs.update({"down_dims": [16, 32], "kernel_size": 3})
+    policy = make_policy(config)
+    train(policy)
+    assert act(policy, make_obs(policy)).shape[1:] == (1, 7)
+
+
+def test_trainable_stages_of_the_backbone_learn_at_their_own_rate():
+    config = make_config()
+    config.observation.encoder.rgb.core_kwargs.freeze_encoder = "layer3"
+    config.algo.optim_params.policy.learning_rate.encoder = 1e-5
+    policy = make_policy(config)
+    rates = {group["initial_lr"]: len(group["params"]) for group in policy.optimizers["policy"].param_groups}
+    layer4 = [name for name, _ in policy.nets["policy"].named_parameters() if ".stages.layer4." in name]
+    assert rates[1e-5] == len(layer4)
+    assert set(rates) == {1e-3, 1e-5}
+    train(policy)
+    first, second = (group["lr"] for group in policy.optimizers["policy"].param_groups)
+    assert second == pytest.approx(first / 100)
+
+
+def test_bfloat16_steps_follow_the_float32_ones_and_leave_weights_and_actions_in_float32():
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        policy = make_policy(make_config(precision=precision))
+        losses[precision] = [log["Loss"] for log in train(policy, steps=10)]
+        assert {value.dtype for value in policy.nets["policy"].parameters()} == {torch.float32}
+        assert act(policy, make_obs(policy)).dtype == torch.float32
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
 def test_goals_condition_the_policy():
     config = make_config()
     config.observation.modalities.goal.low_dim = ["robot0_eef_pos"]

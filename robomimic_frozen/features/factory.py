@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -12,6 +14,7 @@ import robomimic.utils.torch_utils as TorchUtils
 import robomimic.utils.train_utils as TrainUtils
 
 from robomimic_frozen import compat
+from robomimic_frozen.checkpoints import read_checkpoint
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
@@ -33,9 +36,20 @@ def why_uncached(config: Any) -> str | None:
         return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
     if not encoder.core_kwargs.get("freeze_encoder", True):
         return "the encoder is not frozen"
+    if _starts_from_trained_encoder(config):
+        return "algo.init_from has trained its encoder"
     if any(randomizers):
         return f"the cache cannot reproduce the randomizer {next(filter(None, randomizers))}"
     return None
+
+
+def _starts_from_trained_encoder(config: Any) -> bool:
+    """Whether the frozen stages of the policy are others than those the extractor builds."""
+    if not config.algo.get("init_from"):
+        return False
+    earlier = json.loads(read_checkpoint(Path(config.algo.init_from).expanduser(), "algo.init_from")["config"])
+    earlier_kwargs = earlier["observation"]["encoder"]["rgb"]["core_kwargs"]
+    return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
 
 
 def dataset_class(config: Any, filter_key: str | None) -> type | functools.partial | None:

@@ -34,9 +34,22 @@ class EMA(nn.Module):
         torch._foreach_lerp_(list(self.averages().values()), list(parameters), 1 - self.decay())
         self.num_updates += 1
 
+    @torch.no_grad()
+    def start_from(self, averages: Mapping[str, Tensor], num_updates: int) -> None:
+        """Take over averages that were made elsewhere, of any of the parameters."""
+        for name, average in self.averages().items():
+            if name in averages:
+                average.copy_(averages[name])
+        self.num_updates = num_updates
+
     def averages(self) -> dict[str, Tensor]:
         """Name -> average, as `torch.func.functional_call` takes them."""
         return {name: getattr(self, _as_buffer(name)) for name in self.names}
+
+    @staticmethod
+    def averages_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name -> average, of the state dict of an EMA."""
+        return {name.replace("/", "."): value for name, value in state.items() if name != "_extra_state"}
 
     # A counter on the device would have to be waited for at every step.
     def get_extra_state(self) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -11,68 +12,26 @@ import robomimic.utils.tensor_utils as TensorUtils
 import robomimic.utils.torch_utils as TorchUtils
 import torch
 from robomimic.algo import PolicyAlgo, register_algo_factory_func
-from robomimic.models.obs_nets import ObservationGroupEncoder
 from torch import Tensor, nn
 
 from robomimic_frozen import compat
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.chiunet import ChiUNetVelocity
 from robomimic_frozen.policies.ema import EMA
 from robomimic_frozen.policies.feature_batches import FeatureBatches
-from robomimic_frozen.policies.flow_matching import Velocity, flow_matching_loss, integrate
+from robomimic_frozen.policies.flow_policy import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.networks import MLPVelocity
 from robomimic_frozen.policies.schedule import warmup_cosine
-
-Obs = dict[str, Tensor]
+from robomimic_frozen.policies.warm_start import start_from_checkpoint
 
 
 @register_algo_factory_func("fbc_frozen")
 def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
     """What robomimic's `algo_factory` builds for `fbc_frozen`."""
     return FBC, {}
-
-
-class FlowPolicy(nn.Module):
-    """Observations -> condition, by robomimic's own observation encoder, and a velocity network on top.
-
-    Args:
-        group_shapes: observation group ('obs', 'goal') -> obs key -> shape without batch and time.
-        encoder_kwargs: robomimic's encoder settings for each modality.
-        obs_steps: frames in one observation.
-        action_dim, horizon: shape of an action chunk [H, A].
-        make_velocity: size of the condition -> velocity network.
-    """
-
-    def __init__(
-        self,
-        group_shapes: OrderedDict,
-        encoder_kwargs: dict | None,
-        obs_steps: int,
-        action_dim: int,
-        horizon: int,
-        make_velocity: Callable[[int], nn.Module],
-    ) -> None:
-        super().__init__()
-        self.encoder = ObservationGroupEncoder(group_shapes, encoder_kwargs=encoder_kwargs)
-        self.velocity = make_velocity(obs_steps * self.encoder.output_shape()[0])
-        self.action_shape = (horizon, action_dim)
-
-    def forward(self, groups: dict[str, Obs], steps: int) -> Tensor:
-        """Action chunks [B, H, A] for observations [B, obs_steps, ...]."""
-        velocity = self._velocity_given(groups)
-        first = next(iter(groups["obs"].values()))
-        return integrate(velocity, torch.randn(len(first), *self.action_shape, device=first.device), steps)
-
-    def forward_train(self, groups: dict[str, Obs], targets: Tensor) -> Tensor:
-        """Loss of `targets` [B, H, A], given observations [B, obs_steps, ...]."""
-        return flow_matching_loss(self._velocity_given(groups), targets)
-
-    def _velocity_given(self, groups: dict[str, Obs]) -> Velocity:
-        frames = TensorUtils.time_distributed(groups, self.encoder, inputs_as_kwargs=True)
-        condition = frames.flatten(1)
-        return lambda x, times: self.velocity(x, times, condition)
 
 
 class FBC(FeatureBatches, PolicyAlgo):
@@ -91,7 +50,21 @@ class FBC(FeatureBatches, PolicyAlgo):
         groups = OrderedDict(obs=OrderedDict(self.obs_shapes))
         if self.goal_shapes:
             groups["goal"] = OrderedDict(self.goal_shapes)
-        policy = FlowPolicy(
+        init_from = None if is_restoring_checkpoint() else self.algo_config.init_from
+        # An earlier checkpoint brings the weights of the backbone along.
+        with restoring_checkpoint() if init_from else contextlib.nullcontext():
+            policy = self._make_policy(groups)
+        self.nets = nn.ModuleDict({"policy": policy})
+        self.nets["ema"] = EMA(trainable(policy), self.algo_config.ema.max_decay, self.algo_config.ema.power)
+        if init_from:
+            start_from_checkpoint(policy, self.nets["ema"], Path(init_from).expanduser())
+        self._first_update = self.nets["ema"].num_updates
+        self.nets = self.nets.float().to(self.device)
+        self._pending_actions: deque[Tensor] = deque()
+        self._steps_this_epoch = 0
+
+    def _make_policy(self, groups: OrderedDict) -> FlowPolicy:
+        return FlowPolicy(
             groups,
             ObsUtils.obs_encoder_kwargs_from_config(self.obs_config.encoder),
             obs_steps=self.algo_config.obs_steps,
@@ -99,11 +72,6 @@ class FBC(FeatureBatches, PolicyAlgo):
             horizon=self.algo_config.horizon,
             make_velocity=self._make_velocity,
         )
-        self.nets = nn.ModuleDict({"policy": policy})
-        self.nets["ema"] = EMA(_trainable(policy), self.algo_config.ema.max_decay, self.algo_config.ema.power)
-        self.nets = self.nets.float().to(self.device)
-        self._pending_actions: deque[Tensor] = deque()
-        self._steps_this_epoch = 0
 
     def _make_velocity(self, condition_dim: int) -> nn.Module:
         algo, settings = self.algo_config, self.algo_config.network_kwargs
@@ -137,7 +105,7 @@ class FBC(FeatureBatches, PolicyAlgo):
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
         policy, rate = self.nets["policy"], settings.learning_rate
-        self._trainable = _trainable(policy)
+        self._trainable = trainable(policy)
         encoder = {id(p) for module in policy.modules() if isinstance(module, VisionBackbone) for p in module.parameters()}
         groups = [
             {"params": [p for p in self._trainable.values() if id(p) not in encoder], "initial_lr": rate.initial},
@@ -192,7 +160,7 @@ class FBC(FeatureBatches, PolicyAlgo):
 
     def _gradient_step(self, loss: Tensor, epoch: int) -> Tensor:
         optimizer, ema = self.optimizers["policy"], self.nets["ema"]
-        self._set_learning_rate(ema.num_updates, epoch)
+        self._set_learning_rate(ema.num_updates - self._first_update, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         max_norm = self.global_config.train.max_grad_norm
@@ -252,7 +220,3 @@ class FBC(FeatureBatches, PolicyAlgo):
     def reset(self) -> None:
         """Forget the rest of the present action chunk."""
         self._pending_actions.clear()
-
-
-def _trainable(network: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

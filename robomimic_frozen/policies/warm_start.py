@@ -1,0 +1,34 @@
+"""Training that starts from the weights of an earlier run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robomimic_frozen.checkpoints import networks, read_checkpoint
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.flow_policy import FlowPolicy, trainable
+
+
+def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
+    """Take over the weights and averages of an earlier `fbc_frozen` run, whatever it had frozen.
+
+    Raises:
+        ConfigError: the file is no such checkpoint, or its networks are others. Nothing has been loaded then.
+    """
+    checkpoint = read_checkpoint(path, "algo.init_from")
+    if checkpoint["algo_name"] != "fbc_frozen":
+        raise ConfigError(f"algo.init_from {path} is a checkpoint of {checkpoint['algo_name']!r}; give one of 'fbc_frozen'")
+    state = networks(checkpoint)
+    weights = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
+    expected = policy.state_dict()
+    wrong = weights.keys() ^ expected.keys()
+    wrong |= {name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape}
+    if wrong:
+        raise ConfigError(
+            f"algo.init_from {path} has other networks than this config: {len(wrong)} entries differ (first: {min(wrong)}); "
+            "give both the same obs keys, backbone and algo.network"
+        )
+    policy.load_state_dict(weights)
+    averages = EMA.averages_in({name.removeprefix("ema."): value for name, value in state.items() if name.startswith("ema.")})
+    ema.start_from({**trainable(policy), **averages}, int(state["ema._extra_state"]))
