@@ -52,6 +52,8 @@ def _check_type(path: str, old: Any, new: Any) -> None:
         raise ConfigError(f"--set {path}: this is a section; set one of its keys, for example {path}.{next(iter(old), 'KEY')}")
     if old is None or new is None:
         return  # None stands for "off" or "not given" and says nothing about the type
+    if path.endswith(".freeze_encoder") and isinstance(new, str):
+        return  # the name of a stage, in the place of true or false
     if isinstance(old, (list, tuple)):
         allowed: tuple[type, ...] = (list,)
     elif isinstance(old, float):

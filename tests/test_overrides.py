@@ -18,6 +18,7 @@ def config():
         ("algo.horizon=32", 32),
         ("algo.optim_params.policy.learning_rate.initial=1", 1),
         ("algo.ema.max_decay=0.9", 0.9),
+        ("observation.encoder.rgb.core_kwargs.freeze_encoder=layer3", "layer3"),
         ("experiment.name=my run", "my run"),
         ("experiment.rollout.enabled=false", False),
         ("observation.modalities.obs.low_dim=[]", []),
