@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robomimic_frozen.errors import RobomimicFrozenError
+from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
 
 _SET_HELP = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_precompute(commands)
     _add_cache(commands)
+    _add_info(commands)
     return parser
 
 
@@ -84,6 +85,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     _add_config_flags(parser)
     parser.add_argument("--name", help="name of the experiment")
     parser.add_argument("--debug", action="store_true", help="a few steps only, to see whether it runs")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with an interrupted run, after its last epoch")
     parser.set_defaults(run=_train)
 
 
@@ -130,6 +132,14 @@ def _add_cache(commands: argparse._SubParsersAction) -> None:
         action.set_defaults(run=_cache)
 
 
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "info", help="what a checkpoint holds", description="Algorithm, dataset, parameters and backbone of a checkpoint."
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT")
+    parser.set_defaults(run=_info)
+
+
 def _quickstart(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.plugins import register
 
@@ -157,7 +167,11 @@ def _train(arguments: argparse.Namespace, _: list[str]) -> None:
     register()
     from robomimic_frozen.launch import train
 
-    train(arguments.config, arguments.algo, arguments.name, arguments.dataset, arguments.debug, arguments.set)
+    if arguments.resume and (arguments.config or arguments.algo or arguments.name or arguments.dataset):
+        raise ConfigError("--resume takes its config from the run; leave out --config, --algo, --name and --dataset")
+    train(
+        arguments.config, arguments.algo, arguments.name, arguments.dataset, arguments.debug, arguments.set, arguments.resume
+    )
 
 
 def _precompute(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -178,6 +192,13 @@ def _cache(arguments: argparse.Namespace, _: list[str]) -> None:
         inventory.print_verification(arguments.dir, arguments.dataset)
     else:
         inventory.print_pruned(arguments.dir, arguments.unused_days, arguments.dry_run)
+
+
+def _info(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.info import describe_checkpoint
+
+    for name, value in describe_checkpoint(arguments.checkpoint):
+        print(f"{name:24}{value}")
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:

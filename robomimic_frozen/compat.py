@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
 import logging
 import os
 import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -153,6 +155,42 @@ def seeded_robosuite(seed: int) -> Iterator[None]:
 def keeping_existing_runs() -> Iterator[None]:
     """Within it, robomimic adds a run beside the existing ones instead of asking on stdin whether to delete them."""
     with mock.patch("builtins.input", return_value="n"):
+        yield
+
+
+@contextlib.contextmanager
+def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
+    """Within it, robomimic's train.py saves the state of its run after each epoch, and goes on with that of `resume_from`.
+
+    robomimic 0.5 does both itself. Before it, the loop over epochs can only be entered through what the script calls by name:
+    the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
+    """
+    import robomimic.scripts.train as script
+
+    from robomimic_frozen.resume import ResumableEpochs
+
+    if "resume" in inspect.signature(script.train).parameters:
+        yield
+        return
+    epochs = ResumableEpochs(seed, resume_from)
+    make_folders, make_model = script.TrainUtils.get_exp_dir, script.algo_factory
+
+    def get_exp_dir(*args, **kwargs):
+        if resume_from is not None:
+            return tuple(str(resume_from / name) for name in ("logs", "models", "videos"))
+        folders = make_folders(*args, **kwargs)
+        epochs.run_dir = Path(folders[0]).parent
+        return folders
+
+    def algo_factory(*args, **kwargs):
+        epochs.model = make_model(*args, **kwargs)
+        return epochs.model
+
+    with (
+        mock.patch.object(script.TrainUtils, "get_exp_dir", get_exp_dir),
+        mock.patch.object(script, "algo_factory", algo_factory),
+        mock.patch.object(script, "range", epochs, create=True),
+    ):
         yield
 
 

@@ -33,15 +33,20 @@ class RunFailedError(RobomimicFrozenError):
 
 
 def train(config_path: str | None, algo: str | None, name: str | None, dataset: str | None, debug: bool,
-          overrides: list[str]) -> None:
+          overrides: list[str], resume: Path | None = None) -> None:
     """Train with robomimic's `scripts/train.py`. Arguments as on its command line.
 
     Relative paths are relative to the current folder. Existing runs are kept.
+
+    Args:
+        resume: folder of an interrupted run to go on with, in the place of `config_path`.
 
     Raises:
         ConfigError, DatasetError, WeightsError, RenderingError: before or while training, each with what to do.
         RunFailedError: any other failure.
     """
+    if resume is not None:
+        config_path = str(resume / "config.json")
     config = _load_config(config_path, algo, dataset, overrides)
     with config.unlocked():
         if name is not None:
@@ -51,12 +56,16 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
     check_output_dir(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         compat.select_gl_backend()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         resolved = Path(folder) / "config.json"
         resolved.write_text(config.dump())
-        arguments = argparse.Namespace(config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=False)
-        with compat.keeping_existing_runs(), compat.seeded_robosuite(config.train.seed):
-            _run_stock_train(arguments)
+        arguments = argparse.Namespace(
+            config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=resume is not None
+        )
+        stack.enter_context(compat.keeping_existing_runs())
+        stack.enter_context(compat.seeded_robosuite(config.train.seed))
+        stack.enter_context(compat.resumable_training(config.train.seed, resume))
+        _run_stock_train(arguments)
 
 
 def precompute(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> None:

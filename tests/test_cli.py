@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 OFFLINE = str(CONFIGS / "lift_mh_offline.json")
 
 
-@pytest.mark.parametrize("arguments", [[], ["quickstart"], ["demos"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"]])
+@pytest.mark.parametrize("arguments", [[], ["quickstart"], ["demos"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"], ["info"]])
 def test_help_loads_neither_torch_nor_robomimic(arguments):
     script = (
         "import sys; sys.argv = ['robomimic-frozen', *sys.argv[1:], '--help']\n"
@@ -113,6 +113,8 @@ def test_bad_input_to_train_is_one_line_and_touches_no_file(case, dataset, tmp_p
         (lambda tmp: ["demos", "--out", str(corrupt(tmp))], "exists"),
         (lambda tmp: ["demos", "--out", str(unwritable(tmp) / "demos.hdf5")], "cannot|not a"),
         (lambda tmp: ["demos", "--out", str(tmp / "demos.hdf5"), "--num", "0"], "1"),
+        (lambda tmp: ["info", str(tmp / "absent.pth")], "does not exist"),
+        (lambda tmp: ["info", str(corrupt(tmp))], "is not a robomimic checkpoint"),
         (lambda tmp: ["precompute", "--dataset", str(tmp / "absent.hdf5")], "does not exist"),
         (lambda tmp: ["quickstart", "--out", str(unwritable(tmp))], "cannot write to"),
     ],

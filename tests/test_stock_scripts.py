@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import robomimic.utils.train_utils as TrainUtils
 import torch
 import torchvision
 from robomimic.config import config_factory
@@ -136,3 +137,35 @@ def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
     first = first_states(3)
     assert (first == first_states(3)).all()
     assert not (first == first_states(4)).all()
+
+
+def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(lift_dataset, tmp_path, monkeypatch):
+    changes = {"train.num_epochs": 3, "experiment.epoch_every_n_steps": 3, "experiment.save.every_n_epochs": 3}
+    cache = {"algo.feature_cache.dir": str(tmp_path / "cache"), "train.cuda": False}
+    config = write_config(tmp_path, offline_settings(), **changes, **cache)
+
+    def run(name, *arguments):
+        output = ["--set", f"train.output_dir={tmp_path / name}"]
+        return cli.main(["train", *arguments, *([] if "--resume" in arguments else output)])
+
+    assert run("whole", "--config", str(config), "--dataset", str(lift_dataset)) == 0
+    run_epoch = TrainUtils.run_epoch
+
+    def interrupted(*args, epoch, **kwargs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(*args, epoch=epoch, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainUtils, "run_epoch", interrupted)
+        assert run("broken", "--config", str(config), "--dataset", str(lift_dataset)) == 130
+    (folder,) = (tmp_path / "broken" / "lift_mh_offline").iterdir()
+    assert run("broken", "--resume", str(folder)) == 0
+    whole, resumed = (next((tmp_path / name).rglob("model_epoch_3.pth")) for name in ("whole", "broken"))
+    states = [torch.load(path, weights_only=True)["model"] for path in (whole, resumed)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_resuming_what_is_no_run_is_an_error(tmp_path, capfd):
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 1
+    assert "cannot be read" in capfd.readouterr().err

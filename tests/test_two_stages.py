@@ -7,6 +7,7 @@ import torch
 from policies import make_batch, make_config, make_obs, make_policy
 
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.info import describe_checkpoint
 
 
 def save(policy, path, **changes):
@@ -108,3 +109,14 @@ def test_a_frozen_encoder_that_was_trained_before_is_not_served_from_features_of
     again = stage2_config(save(policy, tmp_path / "stage2.pth"), True)
     assert json.loads(again.dump())["algo"]["init_from"].endswith("stage2.pth")
     assert why_uncached(again) == "algo.init_from has trained its encoder"
+
+
+def test_info_tells_what_the_checkpoint_holds(stage1):
+    policy, checkpoint = stage1
+    rows = dict(describe_checkpoint(checkpoint))
+    trained = sum(parameter.numel() for parameter in policy.nets["policy"].parameters() if parameter.requires_grad)
+    assert rows["of which trained"] == f"{trained:,}"
+    assert (rows["algorithm"], rows["backbone"], rows["frozen"], rows["gradient steps"]) == (
+        "fbc_frozen", "resnet18", "true", "3",
+    )
+    assert len(rows["sha256 of the backbone"]) == 64
