@@ -54,7 +54,7 @@ def write_config(tmp_path, settings, **changes):
 def train(config, dataset, tmp_path):
     output = stock("train", "--config", config, "--dataset", dataset)
     assert "finished run successfully!" in output, output
-    checkpoint, = (tmp_path / "runs").rglob("*.pth")
+    checkpoint, = (tmp_path / "runs").rglob("models/*.pth")
     return checkpoint, output
 
 
@@ -120,7 +120,7 @@ def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift
     existing.write_text("kept")
     assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 0
     assert existing.read_text() == "kept"
-    assert len(list((tmp_path / "here").rglob("*.pth"))) == 2
+    assert len(list((tmp_path / "here").rglob("models/*.pth"))) == 2
 
 
 def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
