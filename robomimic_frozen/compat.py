@@ -99,6 +99,43 @@ def serve_cached_features() -> None:
     TrainUtils.dataset_factory = dataset_factory
 
 
+def normalize_observations_that_have_statistics() -> None:
+    """Make `train.hdf5_normalize_obs` work with images, which keep the normalisation of their backbone.
+
+    robomimic asserts that every observation has statistics of its own shape. Before 0.5 (normalize_obs) no training batch
+    passes that, for its leading dimensions, and would be normalized twice, by the dataset and by the algo; in 0.5
+    (normalize_dict) no image passes it in rollouts, for it is still [H, W, 3].
+    """
+    import robomimic.utils.obs_utils as ObsUtils
+    from robomimic.utils.dataset import SequenceDataset
+
+    if hasattr(ObsUtils, "normalize_obs") and not hasattr(SequenceDataset.get_item, "__wrapped__"):
+        SequenceDataset.get_item = _without_normalization(SequenceDataset.get_item)
+
+    for name, shift, scale in (("normalize_obs", "mean", "std"), ("normalize_dict", "offset", "scale")):
+        original = getattr(ObsUtils, name, None)
+        if original is None or hasattr(original, "__wrapped__"):
+            continue
+
+        @functools.wraps(original)
+        def normalize(values, *stats, shift=shift, scale=scale, **named_stats):
+            (stats,) = (*stats, *named_stats.values())
+            for key in values.keys() & stats.keys():
+                values[key] = (values[key] - stats[key][shift][0]) / stats[key][scale][0]
+            return values
+
+        setattr(ObsUtils, name, normalize)
+
+
+def _without_normalization(get_item: Callable[..., dict]) -> Callable[..., dict]:
+    @functools.wraps(get_item)
+    def raw_item(dataset, index):
+        with mock.patch.object(dataset, "hdf5_normalize_obs", False):
+            return get_item(dataset, index)
+
+    return raw_item
+
+
 @contextlib.contextmanager
 def in_place_of_sequence_dataset(dataset_class: Callable[..., SequenceDataset]) -> Iterator[None]:
     """Within it, `TrainUtils.dataset_factory` makes datasets of this class.

@@ -80,6 +80,7 @@ def register() -> None:
         pass
     compat.build_restored_policies_without_weights_files()
     compat.serve_cached_features()
+    compat.normalize_observations_that_have_statistics()
 
 
 def _warn_skipped(plugin: str, error: Exception) -> None:

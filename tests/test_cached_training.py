@@ -9,7 +9,7 @@ import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
 import torchvision
-from robomimic.algo import algo_factory
+from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
 from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data import DataLoader
@@ -118,6 +118,28 @@ def test_every_bc_head_trains_on_features(head, make_config):
     assert raw["obs"][IMAGE].shape[2:] == (512, 1, 1)
     batch = model.postprocess_batch_for_training(model.process_batch_for_training(raw), None)
     assert np.isfinite(model.log_info(model.train_on_batch(batch, epoch=1))["Loss"])
+
+
+def test_normalised_observations_are_the_same_in_training_and_in_rollouts(lift_dataset, make_config):
+    config = make_config(train__hdf5_normalize_obs=True)
+    model = algo_factory("fbc_frozen", config, dict(SHAPES), 7, torch.device("cpu"))
+    dataset = make_dataset(config)
+    stats = dataset.get_obs_normalization_stats()
+    raw = next(iter(DataLoader(dataset, batch_size=len(dataset))))
+    trained = model.postprocess_batch_for_training(model.process_batch_for_training(raw), stats)["obs"]
+    positions = trained["robot0_eef_pos"]
+    assert positions.mean(dim=(0, 1)).abs().max() < 1e-3
+    assert positions.std(dim=(0, 1)) == pytest.approx([1, 1, 1], abs=0.1)
+    assert torch.equal(trained[IMAGE], raw["obs"][IMAGE])  # the backbone has a normalisation of its own
+
+    seen = []
+    model.get_action = lambda obs_dict, goal_dict=None: seen.append(obs_dict) or torch.zeros(1, 7)
+    with h5py.File(lift_dataset) as file:
+        first = {key: file[f"data/demo_0/obs/{key}"][0] for key in SHAPES}
+    policy = RolloutPolicy(model, obs_normalization_stats=stats)
+    policy({**first, IMAGE: ObsUtils.process_obs(first[IMAGE], obs_key=IMAGE)})
+    assert torch.allclose(seen[0]["robot0_eef_pos"][0], positions[0, 0])
+    assert seen[0][IMAGE].shape == (1, 3, 84, 84)
 
 
 SETTINGS = {
