@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from robomimic_frozen.errors import ConfigError, first_line
 
@@ -24,7 +23,11 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     return checkpoint
 
 
-def networks(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the algo's networks, which robomimic 0.5 keeps beside that of the optimizers."""
-    model = checkpoint["model"]
+def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the networks in what an algo's `serialize` gave; robomimic 0.5 keeps that of the optimizers beside it."""
     return model["nets"] if "nets" in model else model
+
+
+def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """What an algo's `serialize` gave, with the state of its networks changed."""
+    return {**model, "nets": change(model["nets"])} if "nets" in model else change(dict(model))

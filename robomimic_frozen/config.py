@@ -24,6 +24,7 @@ class _FrozenImages:
         self.algo.feature_cache.dir = None  # folder of the caches; None for ~/.cache/robomimic_frozen
         self.algo.feature_cache.cached_crops = 8  # random crops of each image, besides the central one
         self.algo.feature_cache.crop_seed = 0  # of their positions
+        self.algo.checkpoint.frozen_weights = "include"  # or "reference": name them by sha256, and restore from their file
         self.algo.feature_cache.dtype = "float16"  # as the features are stored; "float32" computes them in it, too
 
     def observation_config(self) -> None:
@@ -75,6 +76,8 @@ class FBCFrozenConfig(_FrozenImages, BaseConfig):
         self.algo.flow_steps = 10  # Euler steps from noise to actions
 
         self.algo.init_from = None  # checkpoint of an earlier run whose weights to start from, whatever was frozen in it
+
+        self.algo.unfreeze_at_epoch = None  # the first epoch that trains the whole encoder, from pixels; None for never
 
         self.algo.network = "mlp"  # or "chiunet", for horizons that are powers of two
         self.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]  # of mlp

@@ -3,53 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from robomimic_frozen.checkpoints import networks, read_checkpoint
-from robomimic_frozen.encoders.weights import digest
+from robomimic_frozen.encoders.frozen_weights import FROZEN
+
+# Entries of a state dict that are buffers of BatchNorm, not parameters.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     """(what, its value) in the order to print. Raises ConfigError if `path` is no robomimic checkpoint."""
     checkpoint = read_checkpoint(path, "CKPT")
-    config, state = json.loads(checkpoint["config"]), networks(checkpoint)
-    weights = {name: value for name, value in state.items() if name.startswith("policy.")}
-    rows = [
+    config, state = json.loads(checkpoint["config"]), networks(checkpoint["model"])
+    return [
         ("algorithm", checkpoint["algo_name"]),
         ("environment", str(checkpoint["env_metadata"].get("env_name"))),
         ("experiment", config["experiment"]["name"]),
         ("dataset", str(config["train"]["data"])),
         ("seed", str(config["train"]["seed"])),
+        *((name, str(state[name])) for name in ("epoch",) if name in state),
+        *_parameters(state),
+        *_encoder(config["observation"]["encoder"]["rgb"]),
+        *_frozen_weights(state),
         ("file size", f"{path.stat().st_size / 1e6:.1f} MB"),
-        ("parameters and buffers", f"{_count(weights):,}, what cameras share counted once"),
     ]
-    averaged = [name for name in state if name.startswith("ema.") and name != "ema._extra_state"]
-    if averaged:
-        rows.append(("of which trained", f"{sum(state[name].numel() for name in averaged):,}"))
-        rows.append(("gradient steps", str(int(state["ema._extra_state"]))))
-    core = config["observation"]["encoder"]["rgb"]
-    if core["core_class"] == "FrozenResNetCore":
-        kwargs = core["core_kwargs"]
-        rows.append(("backbone", kwargs["rgb_model_name"]))
-        rows.append(("frozen", json.dumps(kwargs.get("freeze_encoder", True))))
-        rows.extend(("sha256 of the backbone", value) for value in sorted(_backbone_digests(weights)))
-    return rows
 
 
-def _count(state: Mapping[str, Tensor]) -> int:
-    unique = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in state.values()}
-    return sum(unique.values())
+def checkpoint_config(path: Path) -> str:
+    """The config of a checkpoint's run, as JSON. Raises ConfigError if `path` is no robomimic checkpoint."""
+    return read_checkpoint(path, "CKPT")["config"]
 
 
-def _backbone_digests(weights: Mapping[str, Any]) -> set[str]:
-    """One for all cameras whose backbones are equal."""
-    marker = ".backbone."
-    cameras = {name.partition(marker)[0] for name in weights if marker in name}
-    return {
-        digest({name.partition(marker)[2]: value for name, value in weights.items() if name.startswith(camera + marker)})
-        for camera in cameras
-    }
+def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_BUFFERS)}
+    tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
+    trainable = sum(tensors.values())
+    frozen = sum(record["parameters"] for record in state.get(FROZEN, {"records": {}})["records"].values())
+    yield "parameters", f"{trainable + frozen:,}"
+    yield "  trainable", f"{trainable:,}"
+    yield "  frozen", f"{frozen:,}, what cameras share counted once"
+
+
+def _encoder(rgb: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "encoder", rgb["core_class"]
+    for name, value in rgb["core_kwargs"].items():
+        yield f"  {name}", json.dumps(value)
+
+
+def _frozen_weights(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for sha256, record in state.get(FROZEN, {"records": {}})["records"].items():
+        where = "in this file" if record["weights"] is not None else "to be found elsewhere"
+        yield "frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"

@@ -67,6 +67,7 @@ def _state_of(model: Any) -> dict[str, Any]:
 
 
 def _restore(model: Any, state: dict[str, Any]) -> None:
+    model.on_epoch_end(state["epoch"])  # what this changed in the model (say, what is frozen) has to be changed again
     model.nets.load_state_dict(state["nets"])
     for name, optimizer in model.optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])

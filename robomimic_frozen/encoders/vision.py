@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robomimic_frozen.encoders.backbones import Backbone
 from robomimic_frozen.encoders.pooling import get_pool
-from robomimic_frozen.encoders.weights import digest, is_restoring_checkpoint, load_weights
+from robomimic_frozen.encoders.weights import digest, is_restoring_checkpoint, load_weights, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class VisionBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.weights, self.pretrained = weights, pretrained
         self.normalize = normalize
         self.feature_stages = _feature_stages(backbone, feature_stage)
         self.pool_name, self.grid_size = pool or backbone.pool, tuple(grid_size)
@@ -155,6 +156,21 @@ class VisionBackbone(nn.Module):
         pooled, activation = frozen.tensor_split([self._frozen_pooled_dim], dim=1)
         trainable = list(self.stages)[self.num_frozen :]
         return torch.cat([pooled, *self._through(trainable, activation.unflatten(1, self._boundary_shape))[0]], dim=1)
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """'stage.name' -> weight or buffer, of the frozen stages."""
+        return {
+            f"{stage}.{name}": value for stage in self.frozen_stages for name, value in self.stages[stage].state_dict().items()
+        }
+
+    def frozen_sha256(self) -> str:
+        """Over `frozen_state`."""
+        return digest(self.frozen_state())
+
+    def as_configured(self) -> dict[str, Tensor]:
+        """'stage.name' -> weight or buffer, of all stages, as the constructor loads them. Raises as it does."""
+        with restoring_checkpoint(False):
+            return VisionBackbone(self.backbone, self.weights, self.pretrained, feature_stage=self.feature_stages).frozen_state()
 
     def unfreeze(self) -> None:
         """Make every stage trainable. The optimizer has to be told."""

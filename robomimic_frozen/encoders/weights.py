@@ -21,9 +21,9 @@ _restoring: contextvars.ContextVar[bool] = contextvars.ContextVar("restoring", d
 
 
 @contextlib.contextmanager
-def restoring_checkpoint() -> Iterator[None]:
+def restoring_checkpoint(active: bool = True) -> Iterator[None]:
     """Within it, encoders are built without reading a weights file: the checkpoint about to be loaded has them."""
-    token = _restoring.set(True)
+    token = _restoring.set(active)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,14 @@ class CachedFeatureDataset(SequenceDataset):
     """Sequences as SequenceDataset gives them, with features [.., F, 1, 1] under the image obs keys.
 
     A feature is shaped like an image of one pixel, because robomimic's networks count dimensions. Whole batches are
-    gathered from contiguous arrays by index.
+    gathered from contiguous arrays by index. Once `encoder_is_frozen` says no, it serves what SequenceDataset would.
 
     Args:
         get_features: gives the cache of one obs key; called for the demos this dataset serves.
         image_keys: the obs keys that have features.
         obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
+        encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
         Others: as SequenceDataset.
     """
 
@@ -53,8 +55,11 @@ class CachedFeatureDataset(SequenceDataset):
         image_keys: Sequence[str],
         obs_frames: int | None,
         random_crops: bool,
+        encoder_is_frozen: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
+        self._make_pixel_dataset = functools.partial(SequenceDataset, hdf5_path, obs_keys, *args, **kwargs)
+        self.encoder_is_frozen = encoder_is_frozen
         self.image_keys = tuple(key for key in obs_keys if key in image_keys)
         self.obs_frames = obs_frames
         self.random_crops = random_crops
@@ -83,11 +88,19 @@ class CachedFeatureDataset(SequenceDataset):
         ends = starts + lengths - (0 if self.pad_seq_length else self.seq_length - 1)
         self._goal = (ends - 1)[self._demo]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[GatheredBatch]:
-        return [GatheredBatch(self.gather(np.asarray(indices)))]
+    def __getitems__(self, indices: Sequence[int]) -> list[GatheredBatch] | list[dict[str, Any]]:
+        if self.encoder_is_frozen():
+            return [GatheredBatch(self.gather(np.asarray(indices)))]
+        return [self._pixel_dataset[index] for index in indices]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _first_of_batch(self.gather(np.array([index])))
+        if self.encoder_is_frozen():
+            return _first_of_batch(self.gather(np.array([index])))
+        return self._pixel_dataset[index]
+
+    @functools.cached_property
+    def _pixel_dataset(self) -> SequenceDataset:
+        return self._make_pixel_dataset()
 
     def gather(self, indices: np.ndarray) -> dict[str, Any]:
         """The sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
@@ -148,7 +161,9 @@ class CachedFeatureDataset(SequenceDataset):
 def gathering_batches(meta_dataset: type) -> type:
     """robomimic 0.5's MetaDataset, which mixes several datasets, with whole batches gathered from cached ones."""
 
-    def getitems(self: Any, indices: Sequence[int]) -> list[GatheredBatch]:
+    def getitems(self: Any, indices: Sequence[int]) -> list[GatheredBatch] | list[dict[str, Any]]:
+        if not all(dataset.encoder_is_frozen() for dataset in self.datasets):
+            return [self[index] for index in indices]
         numbers = np.asarray(indices)
         owners = np.digitize(numbers, self._ds_ind_bins) - 1
         parts = []

@@ -34,7 +34,7 @@ def why_uncached(config: Any) -> str | None:
         return "algo.feature_cache.enabled is false"
     if encoder.core_class != FrozenResNetCore.__name__:
         return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
-    if not encoder.core_kwargs.get("freeze_encoder", True):
+    if not _encoder_is_frozen(config):
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
@@ -74,7 +74,12 @@ def dataset_class(config: Any, filter_key: str | None) -> type | functools.parti
         image_keys=tuple(image_keys),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=not validating,
+        encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
     )
+
+
+def _encoder_is_frozen(config: Any) -> bool:
+    return bool(config.observation.encoder.rgb.core_kwargs.get("freeze_encoder", True))
 
 
 def get_features(config: Any, source: ImageSource) -> CachedFeatures:

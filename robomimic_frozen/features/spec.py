@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
 from robomimic_frozen.encoders.vision import GRID_SIZE, VisionBackbone
-from robomimic_frozen.encoders.weights import digest
 from robomimic_frozen.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -72,9 +70,7 @@ class Extractor:
             "format_version": FORMAT_VERSION,
             "backbone": self.vision.backbone.name,
             "frozen_stages": self.vision.frozen_stages,
-            "weights_sha256": digest(
-                {key: value for name in self.vision.frozen_stages for key, value in _state(self.vision, name)}
-            ),
+            "weights_sha256": self.vision.frozen_sha256(),
             "feature_stages": self.vision.feature_stages,
             "pool": self.vision.pool_name,
             "grid_size": self.vision.grid_size,
@@ -86,11 +82,6 @@ class Extractor:
             "dtype": self.dtype,
             "feature_dim": self.vision.frozen_dim,
         }
-
-
-def _state(vision: VisionBackbone, stage: str) -> Iterator[tuple[str, Tensor]]:
-    for name, value in vision.stages[stage].state_dict().items():
-        yield f"{stage}.{name}", value
 
 
 def cache_key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,15 @@ class EMA(nn.Module):
         super().__init__()
         self.max_decay = max_decay
         self.power = power
-        self.names = tuple(parameters)
+        self.names: tuple[str, ...] = ()
         self.num_updates = 0
+        self.add(parameters)
+
+    def add(self, parameters: Mapping[str, Tensor]) -> None:
+        """Average these, too, from now on."""
         for name, parameter in parameters.items():
             self.register_buffer(_as_buffer(name), parameter.detach().clone())
+        self.names += tuple(parameters)
 
     def decay(self) -> float:
         """The share of the old average that the next update keeps."""
@@ -46,11 +52,6 @@ class EMA(nn.Module):
         """Name -> average, as `torch.func.functional_call` takes them."""
         return {name: getattr(self, _as_buffer(name)) for name in self.names}
 
-    @staticmethod
-    def averages_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name -> average, of the state dict of an EMA."""
-        return {name.replace("/", "."): value for name, value in state.items() if name != "_extra_state"}
-
     # A counter on the device would have to be waited for at every step.
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.num_updates)
@@ -64,3 +65,31 @@ class EMA(nn.Module):
 
 def _as_buffer(name: str) -> str:
     return name.replace(".", "/")  # a buffer's name must hold no dot
+
+
+# The state of {"policy": a network, "ema": averages of it}, as a checkpoint holds it, and its entries.
+_POLICY, _EMA = "policy.", "ema."
+_NUM_UPDATES = "ema._extra_state"
+
+
+def averages_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Name of the parameter -> average. Empty where the averages have taken the place of the weights."""
+    names = [name for name in state if name.startswith(_EMA) and name != _NUM_UPDATES]
+    return {name.removeprefix(_EMA).replace("/", "."): state[name] for name in names}
+
+
+def num_updates_in(state: Mapping[str, Any]) -> int:
+    """How many gradient steps the averages have seen."""
+    return int(state[_NUM_UPDATES])
+
+
+def averages_as_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The averages in the place of the weights they are of: all that acting needs, in half the size."""
+    averages = {f"{_POLICY}{name}": value for name, value in averages_in(state).items()}
+    return {name: value for name, value in state.items() if not name.startswith(_EMA) or name == _NUM_UPDATES} | averages
+
+
+def with_averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """`state` with the averages of `names`: the weights, where it has no averages of its own."""
+    weights = {f"{_EMA}{_as_buffer(name)}": state[_POLICY + name] for name in names if _POLICY + name in state}
+    return weights | dict(state)

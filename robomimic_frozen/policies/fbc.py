@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from torch import Tensor, nn
 
 from robomimic_frozen import compat
+from robomimic_frozen.checkpoints import networks, with_networks
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
+from robomimic_frozen.encoders.frozen_weights import expanded
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.chiunet import ChiUNetVelocity
-from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.ema import EMA, averages_as_weights, averages_in, with_averages
 from robomimic_frozen.policies.feature_batches import FeatureBatches
 from robomimic_frozen.policies.flow_policy import FlowPolicy, Obs, trainable
+from robomimic_frozen.policies.lean_checkpoints import LeanCheckpoints
 from robomimic_frozen.policies.networks import MLPVelocity
+from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, encoder_rate, make_optimizer
 from robomimic_frozen.policies.schedule import warmup_cosine
 from robomimic_frozen.policies.warm_start import start_from_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @register_algo_factory_func("fbc_frozen")
@@ -34,7 +41,7 @@ def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
     return FBC, {}
 
 
-class FBC(FeatureBatches, PolicyAlgo):
+class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
     """Flow-matching behaviour cloning with action chunks.
 
     Trains a velocity field on chunks of `algo.horizon` actions, executes the first `algo.act_steps` of each chunk, and
@@ -97,6 +104,11 @@ class FBC(FeatureBatches, PolicyAlgo):
             raise ConfigError(f"algo.act_steps is {algo.act_steps}; choose 1 to algo.horizon ({algo.horizon})")
         if algo.flow_steps < 1:
             raise ConfigError(f"algo.flow_steps is {algo.flow_steps}; choose 1 or more")
+        if algo.unfreeze_at_epoch is not None and algo.unfreeze_at_epoch < 2:
+            raise ConfigError(
+                f"algo.unfreeze_at_epoch is {algo.unfreeze_at_epoch}; choose 2 or more, or set "
+                "observation.encoder.rgb.core_kwargs.freeze_encoder to false"
+            )
         if self.obs_config.encoder.rgb.core_class == FrozenResNetCore.__name__:
             check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs)
 
@@ -104,26 +116,36 @@ class FBC(FeatureBatches, PolicyAlgo):
         settings = self.optim_params.policy
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
-        policy, rate = self.nets["policy"], settings.learning_rate
-        self._trainable = trainable(policy)
-        encoder = {id(p) for module in policy.modules() if isinstance(module, VisionBackbone) for p in module.parameters()}
-        groups = [
-            {"params": [p for p in self._trainable.values() if id(p) not in encoder], "initial_lr": rate.initial},
-            {
-                "params": [p for p in self._trainable.values() if id(p) in encoder],
-                "initial_lr": rate.initial if rate.encoder is None else rate.encoder,
-            },
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=rate.initial,
-            weight_decay=settings.regularization.L2,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
-        self.optimizers = {"policy": optimizer}
+        self._trainable = trainable(self.nets["policy"])
+        encoder = {id(parameter) for vision in self._backbones() for parameter in vision.parameters()}
+        self.optimizers = {
+            "policy": make_optimizer(
+                [parameter for parameter in self._trainable.values() if id(parameter) not in encoder],
+                [parameter for parameter in self._trainable.values() if id(parameter) in encoder],
+                settings,
+                fused=self.device.type in ("cpu", "cuda"),
+            )
+        }
         # The learning rate follows the gradient step, not the epoch, so robomimic has nothing to step.
         self.lr_schedulers: dict = {}
         self.step_lr_schedulers_every_batch: dict = {}
+
+    def _backbones(self) -> list[VisionBackbone]:
+        return [module for module in self.nets["policy"].modules() if isinstance(module, VisionBackbone)]
+
+    def _unfreeze_encoder(self) -> None:
+        """Go on with every backbone trainable. The config says so from here on, to the dataset and to checkpoints."""
+        if not any(vision.frozen_stages for vision in self._backbones()):
+            return
+        for vision in self._backbones():
+            vision.unfreeze()
+        new = {name: p for name, p in trainable(self.nets["policy"]).items() if name not in self._trainable}
+        self._trainable |= new
+        self.nets["ema"].add(new)
+        self.optimizers["policy"].add_param_group({"params": list(new.values()), "initial_lr": encoder_rate(self.optim_params.policy)})
+        with self.global_config.values_unlocked():
+            self.global_config.observation.encoder.rgb.core_kwargs.freeze_encoder = False
+        logger.info("the encoder is trained from here on, and training reads pixels")
 
     def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Keep the frames the policy reads, and the actions from the last of them on.
@@ -167,6 +189,8 @@ class FBC(FeatureBatches, PolicyAlgo):
         grad_norm = nn.utils.clip_grad_norm_(self._trainable.values(), float("inf") if max_norm is None else max_norm)
         optimizer.step()
         ema.update(self._trainable.values())
+        if self.device.type == "cpu" and ema.num_updates % CLEAR_EVERY == 0:
+            clear_negligible_moments(optimizer)
         return grad_norm
 
     def _set_learning_rate(self, step: int, epoch: int) -> None:
@@ -181,6 +205,22 @@ class FBC(FeatureBatches, PolicyAlgo):
     def on_epoch_end(self, epoch: int) -> None:
         super().on_epoch_end(epoch)
         self._steps_this_epoch = 0
+        unfreeze_at = self.algo_config.unfreeze_at_epoch
+        if unfreeze_at is not None and epoch + 1 >= unfreeze_at:
+            self._unfreeze_encoder()
+
+    def serialize(self) -> dict[str, Any]:
+        """As of LeanCheckpoints, with the averaged weights alone unless robomimic (0.5) resumes training from it."""
+        model = super().serialize()
+        return model if "optimizers" in model else averages_as_weights(model)
+
+    def deserialize(self, model_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Load what `serialize` gave; unfreezes the encoder if it was trained by then. Raises WeightsError."""
+        ema = self.nets["ema"]
+        if averages_in(networks(model_dict)).keys() - set(ema.names):
+            self._unfreeze_encoder()
+        model_dict = with_networks(model_dict, lambda nets: with_averages(expanded(self.nets, nets), ema.names))
+        super().deserialize(model_dict, *args, **kwargs)
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Scalars for TensorBoard under the names robomimic's BC uses."""

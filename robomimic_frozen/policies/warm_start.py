@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from robomimic_frozen.checkpoints import networks, read_checkpoint
+from robomimic_frozen.encoders.frozen_weights import expanded
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.ema import EMA, averages_in, num_updates_in
 from robomimic_frozen.policies.flow_policy import FlowPolicy, trainable
 
 
@@ -15,11 +18,12 @@ def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
 
     Raises:
         ConfigError: the file is no such checkpoint, or its networks are others. Nothing has been loaded then.
+        WeightsError: it refers to frozen weights that cannot be had.
     """
     checkpoint = read_checkpoint(path, "algo.init_from")
     if checkpoint["algo_name"] != "fbc_frozen":
         raise ConfigError(f"algo.init_from {path} is a checkpoint of {checkpoint['algo_name']!r}; give one of 'fbc_frozen'")
-    state = networks(checkpoint)
+    state = expanded(nn.ModuleDict({"policy": policy}), networks(checkpoint["model"]))
     weights = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
     expected = policy.state_dict()
     wrong = weights.keys() ^ expected.keys()
@@ -30,5 +34,4 @@ def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
             "give both the same obs keys, backbone and algo.network"
         )
     policy.load_state_dict(weights)
-    averages = EMA.averages_in({name.removeprefix("ema."): value for name, value in state.items() if name.startswith("ema.")})
-    ema.start_from({**trainable(policy), **averages}, int(state["ema._extra_state"]))
+    ema.start_from({**trainable(policy), **averages_in(state)}, num_updates_in(state))
