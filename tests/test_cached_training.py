@@ -100,6 +100,28 @@ def test_fifty_steps_with_and_without_cache_have_the_same_losses(algo, changes, 
     assert len(set(cached)) > 40
 
 
+def test_unfreezing_in_the_middle_of_a_run_leaves_the_cached_path(make_config):
+    config = make_config(algo__unfreeze_at_epoch=2, algo__optim_params__policy__learning_rate__encoder=1e-5)
+    model = algo_factory("fbc_frozen", config, dict(SHAPES), 7, torch.device("cpu"))
+    dataset = make_dataset(config)
+    loader = DataLoader(dataset, batch_size=4, shuffle=True)
+    assert next(iter(loader))["obs"][IMAGE].shape[-2:] == (1, 1)
+    name = next(name for name, _ in model.nets["policy"].named_parameters() if ".stages.layer1." in name)
+
+    def train(epoch):
+        before = model.nets["policy"].get_parameter(name).clone()
+        TrainUtils.run_epoch(model, loader, epoch=epoch, num_steps=2)
+        model.on_epoch_end(epoch)
+        return not torch.equal(before, model.nets["policy"].get_parameter(name))
+
+    assert not train(epoch=1)
+    assert next(iter(loader))["obs"][IMAGE].shape[-3:] == (84, 84, 3)
+    assert train(epoch=2)
+    assert name in model.nets["ema"].names
+    assert model.optimizers["policy"].param_groups[-1]["initial_lr"] == 1e-5
+    assert config.observation.encoder.rgb.core_kwargs.freeze_encoder is False
+
+
 BC_HEADS = {
     "mse": {},
     "gaussian": {"algo__gaussian__enabled": True},

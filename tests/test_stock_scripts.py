@@ -139,8 +139,10 @@ def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
     assert not (first == first_states(4)).all()
 
 
-def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(lift_dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("unfreeze_at", [None, 2])
+def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(unfreeze_at, lift_dataset, tmp_path, monkeypatch):
     changes = {"train.num_epochs": 3, "experiment.epoch_every_n_steps": 3, "experiment.save.every_n_epochs": 3}
+    changes |= {"algo.unfreeze_at_epoch": unfreeze_at, "train.batch_size": 10}
     cache = {"algo.feature_cache.dir": str(tmp_path / "cache"), "train.cuda": False}
     config = write_config(tmp_path, offline_settings(), **changes, **cache)
 
@@ -152,7 +154,7 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(lift_dataset, t
     run_epoch = TrainUtils.run_epoch
 
     def interrupted(*args, epoch, **kwargs):
-        if epoch == 2:
+        if epoch == 3:
             raise KeyboardInterrupt
         return run_epoch(*args, epoch=epoch, **kwargs)
 
@@ -162,8 +164,11 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(lift_dataset, t
     (folder,) = (tmp_path / "broken" / "lift_mh_offline").iterdir()
     assert run("broken", "--resume", str(folder)) == 0
     whole, resumed = (next((tmp_path / name).rglob("model_epoch_3.pth")) for name in ("whole", "broken"))
-    states = [torch.load(path, weights_only=True)["model"] for path in (whole, resumed)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    first, second = (torch.load(path, weights_only=True)["model"] for path in (whole, resumed))
+    assert bool(first["frozen"]["users"]) == (unfreeze_at is None)
+    assert first.pop("frozen")["users"] == second.pop("frozen")["users"]
+    assert first.pop("epoch") == second.pop("epoch") == 3
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_resuming_what_is_no_run_is_an_error(tmp_path, capfd):

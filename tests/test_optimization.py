@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from robomimic_frozen.config import FBCFrozenConfig
 from robomimic_frozen.policies.ema import EMA
+from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, make_optimizer
 from robomimic_frozen.policies.schedule import warmup_cosine
 
 
@@ -32,3 +34,18 @@ def test_ema_follows_its_recurrence_and_goes_on_from_its_state():
         restored.load_state_dict(ema.state_dict())
         ema = restored
     assert ema.num_updates == 4
+
+
+def test_moments_of_weights_without_gradients_never_become_denormal():
+    weight = torch.nn.Parameter(torch.ones(100))
+    settings = FBCFrozenConfig().algo.optim_params.policy
+    optimizer = make_optimizer([weight], [], settings, fused=True)
+    smallest = torch.finfo(torch.float32).tiny
+    for step in range(2000):
+        weight.grad = torch.linspace(1e-6, 1, 100) if step < 10 else torch.zeros(100)
+        optimizer.step()
+        moment = optimizer.state[weight]["exp_avg"]
+        assert ((moment == 0) | (moment.abs() >= smallest)).all()
+        if (step + 1) % CLEAR_EVERY == 0:
+            clear_negligible_moments(optimizer)
+    assert (moment == 0).all()
