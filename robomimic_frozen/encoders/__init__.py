@@ -7,6 +7,7 @@ from typing import Any
 
 _PUBLIC = {
     "Backbone": "backbones",
+    "BackboneFamily": "backbones",
     "FrozenResNetCore": "core",
     "MultiImageObsEncoder": "multi_image",
     "available_backbones": "backbones",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +53,32 @@ class Backbone:
         return self.stages.index(stage)
 
 
+@dataclass(frozen=True)
+class BackboneFamily:
+    """Backbones too many to list, which `rgb_model_name` calls 'prefix:name'. A plugin's hook gives it like a Backbone."""
+
+    prefix: str
+    """What comes before the colon."""
+    get: Callable[[str], Backbone]
+    """Gives the one whose name comes after it; raises ConfigError if there is none."""
+
+
+def _provided() -> Iterator[Backbone | BackboneFamily]:
+    for _, provided in call_each(plugin_manager().hook.frozen_backbones):
+        yield from provided
+
+
 def available_backbones() -> dict[str, Backbone]:
-    """Every backbone of the built-in and the installed plugins, by name."""
-    found = call_each(plugin_manager().hook.frozen_backbones)
-    return {backbone.name: backbone for _, backbones in found for backbone in backbones}
+    """Every backbone that the built-in and the installed plugins list, by name."""
+    return {backbone.name: backbone for backbone in _provided() if isinstance(backbone, Backbone)}
 
 
 def get_backbone(name: str) -> Backbone:
     """The backbone called `name`. Raises ConfigError that lists the known names."""
+    prefix, colon, rest = str(name).partition(":")
+    families = {family.prefix: family for family in _provided() if isinstance(family, BackboneFamily)}
+    if colon and prefix in families:
+        return families[prefix].get(rest)
     backbones = available_backbones()
     if name not in backbones:
         close = difflib.get_close_matches(str(name), backbones, n=1)

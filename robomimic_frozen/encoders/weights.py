@@ -59,8 +59,10 @@ def fetch_from_hub(url: str, backbone: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.pth` file. Nothing in the file is executed. Raises WeightsError."""
+    """The state dict in a `.pth` or `.safetensors` file. Nothing in the file is executed. Raises WeightsError."""
     try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsUnavailableError(f"weights file {path} does not exist; correct core_kwargs.weights") from error
@@ -71,6 +73,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"weights file {path} holds no state dict of tensors; save model.state_dict()")
     return dict(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError(f"reading {path} needs a package: pip install 'robomimic_frozen[timm]'") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def load_weights(network: nn.Module, backbone: Backbone, path: Path) -> None:

@@ -1,0 +1,131 @@
+"""The image networks of timm, as `rgb_model_name: "timm:NAME"` (Wightman, https://github.com/huggingface/pytorch-image-models).
+
+A network whose modules form a chain has the stages timm lists for it, under timm's names (with '_' for '.'). Any other, a
+vision transformer say, is one stage, 'final': its last activation, laid out as a map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robomimic_frozen.encoders.backbones import Backbone, BackboneFamily
+from robomimic_frozen.errors import ConfigError, WeightsUnavailableError, first_line
+from robomimic_frozen.plugins import hookimpl
+
+_WEIGHTS_FILE = "model.safetensors"
+
+
+@hookimpl
+def frozen_backbones() -> list[BackboneFamily]:
+    return [BackboneFamily("timm", _get)]
+
+
+@functools.lru_cache
+def _get(name: str) -> Backbone:
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(f"backbone 'timm:{name}' needs a package: pip install 'robomimic_frozen[timm]'") from error
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["resnet18"]
+        raise ConfigError(f"timm has no model {name!r}; did you mean {' or '.join(f'timm:{other}' for other in close)}?")
+    network = _build(name)
+    settings = network.pretrained_cfg
+    stages = _stage_names(network) if _is_a_chain(network) else ("final",)
+    classifiers = settings.get("classifier") or ()
+    return Backbone(
+        name=f"timm:{name}",
+        build=functools.partial(_build, name),
+        stages=stages,
+        split=_split if len(stages) > 1 else _in_one_piece,
+        fetch_weights=functools.partial(_fetch_weights, name, settings.get("hf_hub_id")),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        unused_weights=tuple(f"{prefix}." for prefix in ([classifiers] if isinstance(classifiers, str) else classifiers)),
+    )
+
+
+def _build(name: str) -> nn.Module:
+    import timm
+
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    # Transformers are made for one image size unless told otherwise.
+    any_size = {"dynamic_img_size": True, "dynamic_img_pad": True} if settings and settings.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **any_size)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"timm cannot build {name!r} for images of any size ({first_line(error)}); choose another") from error
+
+
+def _stage_names(network: nn.Module) -> tuple[str, ...]:
+    info: Any = network.feature_info
+    return tuple(feature["module"].replace(".", "_") for feature in (info if isinstance(info, list) else info.info))
+
+
+def _split(network: nn.Module) -> list[nn.Module]:
+    from timm.models import FeatureListNet
+
+    info: Any = network.feature_info
+    names = [feature["module"] for feature in (info if isinstance(info, list) else info.info)]
+    chain = FeatureListNet(network, tuple(range(len(names))), flatten_sequential=any("." in name for name in names))
+    stages: list[list[nn.Module]] = [[]]
+    for name, module in chain.items():
+        stages[-1].append(module)
+        if name in chain.return_layers:
+            stages.append([])
+    return [nn.Sequential(*stage) for stage in stages if stage]
+
+
+@torch.no_grad()
+def _is_a_chain(network: nn.Module) -> bool:
+    """Whether the stages, one after the other, give the activations that the network gives."""
+    x = torch.rand(1, 3, 64, 64)
+    expected = network.eval().forward_intermediates(x, intermediates_only=True)
+    # What FeatureListNet and the modules it lists raise where they are no chain.
+    with contextlib.suppress(AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        stages = _split(network)
+        for stage, activation in zip(stages, expected, strict=True):
+            x = stage(x)
+            if not torch.allclose(x, activation, atol=1e-4):
+                return False
+        return True
+    return False
+
+
+class _LastActivation(nn.Module):
+    """Images [B, 3, H, W] -> the last activation of a network of timm [B, C, h, w]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+
+
+def _in_one_piece(network: nn.Module) -> tuple[nn.Module, ...]:
+    return (_LastActivation(network),)
+
+
+def _fetch_weights(name: str, repository: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hint = "set core_kwargs.weights to a file, or core_kwargs.pretrained_encoder to false"
+    if repository is None:
+        raise WeightsUnavailableError(f"timm publishes no weights for {name!r}; {hint}")
+    try:
+        return Path(hf_hub_download(repository, _WEIGHTS_FILE))
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: a client that cannot connect
+        raise WeightsUnavailableError(
+            f"no pretrained weights for timm:{name}: {_WEIGHTS_FILE} of huggingface.co/{repository} is not in the cache of "
+            f"huggingface_hub and could not be downloaded ({first_line(error)}); {hint}"
+        ) from error

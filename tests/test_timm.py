@@ -1,0 +1,81 @@
+"""Networks of timm as frozen backbones."""
+
+import pytest
+import timm
+import torch
+
+from robomimic_frozen.encoders import FrozenResNetCore, get_backbone
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
+
+IMAGES = torch.rand(2, 3, 76, 76)
+
+
+@pytest.fixture
+def weights_of(tmp_path):
+    """A file of random weights, as timm's own files are: with the classifier."""
+
+    def write(name, suffix=".pth"):
+        torch.manual_seed(1)
+        state = timm.create_model(name, pretrained=False).state_dict()
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, path)
+        else:
+            torch.save(state, path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "regnetx_002"])
+def test_every_stage_gives_the_activation_timm_gives(name, suffix, weights_of):
+    path = weights_of(name, suffix)
+    torch.manual_seed(1)
+    expected = timm.create_model(name, pretrained=False).eval().forward_intermediates(IMAGES, intermediates_only=True)
+    backbone = get_backbone(f"timm:{name}")
+    for stage, activation in zip(backbone.stages, expected, strict=True):
+        vision = VisionBackbone(backbone, path, feature_stage=stage, pool="avg", normalize=False, image_size=(76, 76))
+        torch.testing.assert_close(vision(IMAGES), activation.mean((2, 3)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_vision_transformer_is_one_stage_and_takes_small_images(weights_of):
+    name = "vit_tiny_patch16_224"
+    core = FrozenResNetCore(
+        (3, 84, 84), rgb_model_name=f"timm:{name}", weights=str(weights_of(name)), crop_shape=[76, 76], pool="grid", emb_dim=16
+    )
+    assert get_backbone(f"timm:{name}").stages == ("final",)
+    assert get_backbone(f"timm:{name}").mean == (0.5, 0.5, 0.5)
+    assert core(torch.rand(2, 3, 84, 84)).shape == (2, 16)
+
+
+def test_it_trains_up_to_a_stage_like_any_other(weights_of):
+    core = FrozenResNetCore(
+        (3, 84, 84), rgb_model_name="timm:regnetx_002", weights=str(weights_of("regnetx_002")), freeze_encoder="s3"
+    )
+    trained = {name.split(".")[2] for name, p in core.named_parameters() if p.requires_grad and name.startswith("backbone.")}
+    assert trained == {"s4"}
+
+
+def test_an_unknown_name_is_answered_with_near_ones():
+    with pytest.raises(ConfigError, match="timm has no model 'mobilenetv3_smal_100'; did you mean timm:mobilenetv3_small_100"):
+        get_backbone("timm:mobilenetv3_smal_100")
+
+
+def test_weights_of_another_network_are_refused(weights_of):
+    with pytest.raises(WeightsError, match="is not of a timm:regnetx_002"):
+        VisionBackbone(get_backbone("timm:regnetx_002"), weights_of("mobilenetv3_small_100"))
+
+
+def test_weights_that_cannot_be_had_are_named_with_the_way_out(monkeypatch):
+    import huggingface_hub
+
+    def refuse(repository, file):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(WeightsUnavailableError, match=r"model.safetensors of huggingface.co/timm/regnetx_002\S* .*core_kwargs.weights"):
+        VisionBackbone(get_backbone("timm:regnetx_002"))
