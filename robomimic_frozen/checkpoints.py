@@ -23,6 +23,17 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     return checkpoint
 
 
+def find_checkpoint(path: Path, setting: str) -> Path:
+    """`path`, or where it is the folder of a run or of several, the newest checkpoint in it. Raises ConfigError."""
+    path = path.expanduser()
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("**/models/*.pth"), key=lambda checkpoint: checkpoint.stat().st_mtime)
+    if not found:
+        raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
+    return found[-1]
+
+
 def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state of the networks in what an algo's `serialize` gave; robomimic 0.5 keeps that of the optimizers beside it."""
     return model["nets"] if "nets" in model else model

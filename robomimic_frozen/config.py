@@ -75,8 +75,8 @@ class FBCFrozenConfig(_FrozenImages, BaseConfig):
         self.algo.obs_steps = 1  # frames the policy sees
         self.algo.flow_steps = 10  # Euler steps from noise to actions
 
-        self.algo.init_from = None  # checkpoint of an earlier run whose weights to start from, whatever was frozen in it
-
+        # Checkpoint of an earlier run whose weights to start from, or a folder for the newest in it; None for none.
+        self.algo.init_from = None
         self.algo.unfreeze_at_epoch = None  # the first epoch that trains the whole encoder, from pixels; None for never
 
         self.algo.network = "mlp"  # or "chiunet", for horizons that are powers of two

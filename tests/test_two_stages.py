@@ -1,6 +1,7 @@
 """Stage 1 trains on a frozen encoder; stage 2 starts from its checkpoint and unfreezes."""
 
 import json
+import os
 import re
 
 import pytest
@@ -55,6 +56,19 @@ def test_before_its_first_step_stage_two_acts_as_stage_one_bit_for_bit(freeze, s
     assert torch.equal(act(second, obs), act(first, obs))
 
 
+def test_a_folder_of_runs_stands_for_its_newest_checkpoint(stage1, tmp_path):
+    first, checkpoint = stage1
+    old, new = (tmp_path / "stage1" / run / "models" / "model_epoch_2.pth" for run in ("20260102", "20260101"))
+    for path in (old, new):
+        path.parent.mkdir(parents=True)
+    save(make_policy(), old)
+    checkpoint.rename(new)
+    os.utime(old, (0, 0))
+    second = make_policy(stage2_config(tmp_path / "stage1", True))
+    obs = make_obs(first)
+    assert torch.equal(act(second, obs), act(first, obs))
+
+
 def test_what_is_unfrozen_learns_and_is_averaged(stage1):
     _, checkpoint = stage1
     policy = make_policy(stage2_config(checkpoint, "layer3"))
@@ -90,6 +104,7 @@ def test_a_checkpoint_of_stage_two_rolls_out_without_that_of_stage_one(stage1, t
     ("damage", "words"),
     [
         (lambda policy, path: path.unlink(), "does not exist; .*algo.init_from"),
+        (lambda policy, path: (path.unlink(), path.mkdir()), "holds no checkpoint.*train first"),
         (lambda policy, path: path.write_bytes(b"no checkpoint"), "not a robomimic checkpoint"),
         (lambda policy, path: save(policy, path, algo_name="bc"), "checkpoint of 'bc'; give one of 'fbc_frozen'"),
         (lambda policy, path: save(policy, path, model={"policy.x": torch.zeros(1)}), "has other networks.*same obs keys"),

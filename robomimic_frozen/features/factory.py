@@ -14,7 +14,7 @@ import robomimic.utils.torch_utils as TorchUtils
 import robomimic.utils.train_utils as TrainUtils
 
 from robomimic_frozen import compat
-from robomimic_frozen.checkpoints import read_checkpoint
+from robomimic_frozen.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
@@ -47,7 +47,8 @@ def _starts_from_trained_encoder(config: Any) -> bool:
     """Whether the frozen stages of the policy are others than those the extractor builds."""
     if not config.algo.get("init_from"):
         return False
-    earlier = json.loads(read_checkpoint(Path(config.algo.init_from).expanduser(), "algo.init_from")["config"])
+    path = find_checkpoint(Path(config.algo.init_from), "algo.init_from")
+    earlier = json.loads(read_checkpoint(path, "algo.init_from")["config"])
     earlier_kwargs = earlier["observation"]["encoder"]["rgb"]["core_kwargs"]
     return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
 

@@ -64,7 +64,7 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
         self.nets = nn.ModuleDict({"policy": policy})
         self.nets["ema"] = EMA(trainable(policy), self.algo_config.ema.max_decay, self.algo_config.ema.power)
         if init_from:
-            start_from_checkpoint(policy, self.nets["ema"], Path(init_from).expanduser())
+            start_from_checkpoint(policy, self.nets["ema"], Path(init_from))
         self._first_update = self.nets["ema"].num_updates
         self.nets = self.nets.float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
