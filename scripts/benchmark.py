@@ -15,7 +15,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -28,16 +27,7 @@ from unittest import mock
 
 import h5py
 import numpy as np
-
-VARIANTS = {
-    "unfrozen": "(a) unfrozen, float32, as stock robomimic runs it",
-    "unfrozen_tuned": "(b) unfrozen, bfloat16 autocast, channels_last, only the frames the policy reads",
-    "frozen": "(c) frozen, no cache",
-    "cached": "(d) frozen, cached features",
-    "cached_float32": "(e) as (d), with algo.precision float32",
-}
-# End to end: what one of robomimic's multi-human image sets amounts to.
-TOTAL_STEPS, TOTAL_FRAMES, CROPS = 20_000, 30_000, 1
+from benchmark_report import CROPS, FINE_TUNING, VARIANTS, draw, make_report, markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +56,13 @@ def main() -> None:
         job = Job("", "", dataset, cameras, size, arguments.batch_size, arguments.device, f"{folder}/cache")
         results = {name: _measure(_variants(job, name), arguments.steps) for name in arguments.backbones}
         scaling = _measure(_scaling(job, arguments.backbones[0], Path(folder)), arguments.steps)
-    report = _report(results, scaling, job)
-    print(_markdown(report))
+        fine_tuning = _measure(_fine_tuning(job, arguments.backbones[0]), arguments.steps)
+    report = make_report(results, scaling, fine_tuning, dataclasses.asdict(job))
+    print(markdown(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.plot:
-        _plot(report, arguments.plot)
+        draw(report, arguments.plot)
 
 
 def _variants(job: Job, backbone: str) -> dict[str, Job]:
@@ -85,6 +76,11 @@ def _scaling(job: Job, backbone: str, folder: Path) -> dict[str, Job]:
     job = dataclasses.replace(job, backbone=backbone, variant="cached", image_size=84)
     jobs = {f"{n} cameras": dataclasses.replace(job, dataset=many, cameras=cameras[:n]) for n in (1, 2, 4)}
     return {**jobs, "images of 168x168": dataclasses.replace(job, dataset=large, cameras=cameras[:2], image_size=168)}
+
+
+def _fine_tuning(job: Job, backbone: str) -> dict[str, Job]:
+    """Training the last stage (ResNet's layer4) and the policy, the stages before it frozen."""
+    return {variant: dataclasses.replace(job, backbone=backbone, variant=variant) for variant in FINE_TUNING}
 
 
 def _parse() -> argparse.Namespace:
@@ -177,7 +173,7 @@ def _prepare(job: Job) -> tuple[Any, dict[str, Any]]:
     shapes = {camera: (3, job.image_size, job.image_size) for camera in job.cameras}
     shapes["robot0_eef_pos"] = (3,)
     model = algo_factory("fbc_frozen", config, shapes, 7, torch.device(job.device))
-    with _frames_the_policy_reads() if job.variant in ("unfrozen_tuned", "frozen") else contextlib.nullcontext():
+    with _frames_the_policy_reads() if job.variant in ("unfrozen_tuned", "frozen", "fine_tune_tuned") else contextlib.nullcontext():
         dataset = TrainUtils.dataset_factory(config, list(shapes))
     loader = DataLoader(dataset, batch_size=job.batch_size, shuffle=True, drop_last=True)
     autocast: Any = contextlib.nullcontext
@@ -213,7 +209,8 @@ def _config(job: Job) -> Any:
     config.train.data = job.dataset
     config.train.batch_size = job.batch_size
     config.train.cuda = job.device == "cuda"
-    config.train.hdf5_cache_mode = "all"
+    if job.variant != "fine_tune":
+        config.train.hdf5_cache_mode = "all"
     if job.variant in ("unfrozen", "cached_float32"):
         config.algo.precision = "float32"
     config.observation.modalities.obs.rgb = list(job.cameras)
@@ -222,13 +219,20 @@ def _config(job: Job) -> Any:
         {
             "rgb_model_name": job.backbone,
             "pretrained_encoder": False,  # speed does not depend on the values of the weights
-            "freeze_encoder": not job.variant.startswith("unfrozen"),
+            "freeze_encoder": _last_frozen(job) if job.variant.startswith("fine_tune") else not job.variant.startswith("unfrozen"),
             "crop_shape": [job.image_size - 8] * 2,
         }
     )
-    cache = {"enabled": job.variant.startswith("cached"), "dir": job.cache_dir, "cached_crops": CROPS}
+    cache = {"enabled": "cached" in job.variant, "dir": job.cache_dir, "cached_crops": CROPS}
     config.algo.feature_cache.update(cache)
     return config
+
+
+def _last_frozen(job: Job) -> str:
+    """The stage before the last one."""
+    from robomimic_frozen.encoders import get_backbone
+
+    return get_backbone(job.backbone).stages[-2]
 
 
 @contextlib.contextmanager
@@ -266,133 +270,6 @@ def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
         "extraction_precision": str(extraction.precision).removeprefix("torch."),
         "cache_bytes_per_frame": extractor.feature_bytes * len(job.cameras),
     }
-
-
-def _report(results: dict[str, Any], scaling: dict[str, Any], setting: Job) -> dict[str, Any]:
-    import torch
-    import torchvision
-
-    speedup = {}
-    for backbone, variants in results.items():
-        seconds = {variant: facts["seconds"] for variant, facts in variants.items()}
-        extraction = TOTAL_FRAMES * len(setting.cameras) * (1 + CROPS) / variants["cached"]["extraction_images_per_s"]
-        median = {variant: statistics.median(values) for variant, values in seconds.items()}
-        speedup[backbone] = {
-            "step": median["unfrozen"] / median["cached"],
-            "step_range": _range_of_ratios(seconds["unfrozen"], seconds["cached"]),
-            "step_float32": median["unfrozen"] / median["cached_float32"],
-            "step_vs_tuned": median["unfrozen_tuned"] / median["cached"],
-            "step_vs_tuned_range": _range_of_ratios(seconds["unfrozen_tuned"], seconds["cached"]),
-            "end_to_end": TOTAL_STEPS * median["unfrozen"] / (TOTAL_STEPS * median["cached"] + extraction),
-            "end_to_end_vs_tuned": TOTAL_STEPS * median["unfrozen_tuned"] / (TOTAL_STEPS * median["cached"] + extraction),
-        }
-    cached = {backbone: variants["cached"] for backbone, variants in results.items()}
-    return {
-        "speedup": speedup,
-        "extraction": {
-            backbone: {"images_per_s": facts["extraction_images_per_s"], "precision": facts["extraction_precision"]}
-            for backbone, facts in cached.items()
-        },
-        "variants": [
-            {
-                "backbone": backbone,
-                "variant": variant,
-                "seconds_per_step": statistics.median(facts["seconds"]),
-                **{key: value for key, value in facts.items() if not key.startswith("extraction")},
-            }
-            for backbone, variants in results.items()
-            for variant, facts in variants.items()
-        ],
-        "cached_step_scaling": {
-            "backbone": next(iter(results)),
-            "seconds_per_step": {name: statistics.median(facts["seconds"]) for name, facts in scaling.items()},
-        },
-        "setting": {
-            "cameras": len(setting.cameras),
-            "image_size": setting.image_size,
-            "crop": setting.image_size - 8,
-            "batch_size": setting.batch_size,
-            "end_to_end": {"steps": TOTAL_STEPS, "frames": TOTAL_FRAMES, "random_crops": CROPS},
-        },
-        "device": torch.cuda.get_device_name() if setting.device == "cuda" else _cpu_name(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
-    }
-
-
-def _range_of_ratios(slow: list[float], fast: list[float]) -> list[float]:
-    """Smallest and largest ratio of the two in one round."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return [min(ratios), max(ratios)]
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores"
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    setting = report["setting"]
-    lines = [
-        f"{report['device']}; {setting['cameras']} cameras {setting['image_size']}x{setting['image_size']} cropped to "
-        f"{setting['crop']}x{setting['crop']}, batch {setting['batch_size']}",
-        "",
-        "| backbone | variant | ms/step | trainable of encoder parameters | peak RSS |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['backbone']} | {VARIANTS[row['variant']]} | {1000 * row['seconds_per_step']:.1f} | "
-        f"{row['trainable_encoder_parameters']:,} of {row['encoder_parameters']:,} | {row['peak_rss_mb']} MB |"
-        for row in report["variants"]
-    ]
-    end_to_end = setting["end_to_end"]
-    lines += ["", "| ratio (range over rounds) | " + " | ".join(report["speedup"]) + " |", "|---|" + "---|" * len(report["speedup"])]
-    rows = {
-        "train step, (a) / (d)": lambda r: f"{r['step']:.0f}x ({r['step_range'][0]:.0f}-{r['step_range'][1]:.0f})",
-        "train step, (a) / (e)": lambda r: f"{r['step_float32']:.0f}x",
-        "train step, (b) / (d)": lambda r: f"{r['step_vs_tuned']:.0f}x "
-        f"({r['step_vs_tuned_range'][0]:.0f}-{r['step_vs_tuned_range'][1]:.0f})",
-        f"end to end (a) / (d), {end_to_end['steps']:,} steps, extraction of {end_to_end['frames']:,} frames included": lambda r: (
-            f"{r['end_to_end']:.0f}x"
-        ),
-        "end to end (b) / (d)": lambda r: f"{r['end_to_end_vs_tuned']:.0f}x",
-    }
-    lines += [f"| {name} | " + " | ".join(show(ratio) for ratio in report["speedup"].values()) + " |" for name, show in rows.items()]
-    rates = [f"{facts['images_per_s']:.0f} ({facts['precision']})" for facts in report["extraction"].values()]
-    lines.append("| extraction, images/s | " + " | ".join(rates) + " |")
-    sizes = [f"{row['cache_bytes_per_frame']:,}" for row in report["variants"] if row["variant"] == "cached"]
-    lines.append("| cache, bytes/frame | " + " | ".join(sizes) + " |")
-    scaling = report["cached_step_scaling"]
-    lines += ["", f"| cached {scaling['backbone']} step | ms |", "|---|---|"]
-    lines += [f"| {name} | {1000 * seconds:.1f} |" for name, seconds in scaling["seconds_per_step"].items()]
-    return "\n".join(lines)
-
-
-def _plot(report: dict[str, Any], path: Path) -> None:
-    """Seconds against steps on logarithmic axes; the cached line starts with the extraction, so the two cross."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    setting = report["setting"]
-    steps = np.logspace(0, np.log10(setting["end_to_end"]["steps"]), 100)
-    figure, panels = plt.subplots(1, len(report["speedup"]), figsize=(4.2 * len(report["speedup"]), 3.6), squeeze=False)
-    for panel, backbone in zip(panels[0], report["speedup"], strict=True):
-        images = setting["end_to_end"]["frames"] * setting["cameras"] * (1 + setting["end_to_end"]["random_crops"])
-        extraction = images / report["extraction"][backbone]["images_per_s"]
-        for row in report["variants"]:
-            if row["backbone"] == backbone:
-                offset = extraction if row["variant"].startswith("cached") else 0
-                panel.loglog(steps, offset + steps * row["seconds_per_step"], label=VARIANTS[row["variant"]][:3] + " " + row["variant"])
-        panel.set(title=backbone, xlabel="gradient steps", ylabel="seconds, extraction included")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
