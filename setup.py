@@ -66,6 +66,7 @@ setup(
         "pluggy>=1.5",
         "tqdm>=4.60",
         "filelock>=3.12",
+        "scipy>=1.11",
     ],
     extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
 )

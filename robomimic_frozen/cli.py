@@ -16,9 +16,12 @@ _SET_HELP = "change one setting of the config; VALUE is JSON or a plain string; 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 after an error, which is printed as one line."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command != "eval":
+    words = sys.argv[1:] if argv is None else list(argv)
+    # With robomimic's own --agent, `eval` has robomimic's own flags.
+    stock_eval = any(word.partition("=")[0] == "--agent" for word in words)
+    parser = _parser(stock_eval)
+    arguments, rest = parser.parse_known_args(words)
+    if rest and not stock_eval:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(stock_eval: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="robomimic-frozen", description="Behaviour cloning on frozen image encoders, with robomimic.",
         allow_abbrev=False,
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_demos(commands)
     _add_train(commands)
-    _add_eval(commands)
+    (_add_stock_eval if stock_eval else _add_eval)(commands)
     _add_precompute(commands)
     _add_cache(commands)
     _add_info(commands)
@@ -98,12 +101,25 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "eval", allow_abbrev=False, help="robomimic's run_trained_agent.py, with --set and a --seed that repeats",
-        description="Run robomimic's scripts/run_trained_agent.py; every flag of it works here: --agent CKPT, "
-        "--n_rollouts N, --horizon H, --seed S, --video_path FILE, --camera_names NAME ..., and so on.",
+        "eval", allow_abbrev=False, help="parallel rollouts of checkpoints, all from the same seeds",
+        description="Roll out checkpoints from the same seeds, in parallel, rendering only what the policies look at. An "
+        "interrupted evaluation goes on where it stopped. With --agent CKPT it is robomimic's scripts/run_trained_agent.py, and "
+        "every flag of that works (--n_rollouts N, --horizon H, --video_path FILE, ...), besides --set KEY.PATH=VALUE.",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT", help="a checkpoint, or the folder of a run for all of its")
+    parser.add_argument("--episodes", type=int, default=50, help="of each checkpoint (%(default)s)")
+    parser.add_argument("--horizon", type=int, help="steps of an episode (as the checkpoint's config says)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel processes (all cores)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode; the next has the next (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/eval"), help="folder for results (%(default)s)")
+    parser.add_argument("--videos", type=int, default=0, help="how many episodes of each to record (%(default)s)")
     parser.set_defaults(run=_eval)
+
+
+def _add_stock_eval(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("eval", allow_abbrev=False, add_help=False)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
+    parser.set_defaults(run=_stock_eval)
 
 
 def _add_precompute(commands: argparse._SubParsersAction) -> None:
@@ -205,7 +221,23 @@ def _info(arguments: argparse.Namespace, _: list[str]) -> None:
         print(f"{name:24}{value}")
 
 
-def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _eval(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.evaluation.evaluate import evaluate
+    from robomimic_frozen.evaluation.statistics import as_table
+    from robomimic_frozen.preflight import check_output_dir
+
+    for name in ("episodes", "workers"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(arguments, name)}; choose 1 or more")
+    check_output_dir(arguments.out)
+    summaries = evaluate(
+        arguments.checkpoints, arguments.episodes, arguments.horizon, arguments.workers, arguments.seed, arguments.out,
+        arguments.videos,
+    )
+    print(as_table(summaries))
+
+
+def _stock_eval(arguments: argparse.Namespace, rest: list[str]) -> None:
     from robomimic_frozen.plugins import register
 
     register()

@@ -53,4 +53,4 @@ def check_output_dir(folder: Path) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write to {folder}: {existing} is no writable folder; set train.output_dir to another one")
+        raise ConfigError(f"cannot write to {folder}: {existing} is no writable folder; choose another one (train.output_dir, or --out)")

@@ -16,7 +16,7 @@ import tqdm
 from robomimic_frozen.data.episodes import EpisodeMaker
 from robomimic_frozen.data.operators import OPERATORS
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
-from robomimic_frozen.data.workers import ordered_map
+from robomimic_frozen.workers import ordered_map
 from robomimic_frozen.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)

@@ -68,6 +68,7 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
         self._first_update = self.nets["ema"].num_updates
         self.nets = self.nets.float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
+        self._noise = torch.Generator(self.device)
         self._steps_this_epoch = 0
 
     def _make_policy(self, groups: OrderedDict) -> FlowPolicy:
@@ -244,10 +245,15 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
             self._pending_actions.extend(chunk[:, : self.algo_config.act_steps].unbind(1))
         return self._pending_actions.popleft()
 
+    @property
+    def reads_next_observation(self) -> bool:
+        """Whether the observation after the next step will be looked at: not while most of a chunk is still to be executed."""
+        return len(self._pending_actions) < self.algo_config.obs_steps
+
     @torch.no_grad()
     def _sample(self, groups: dict[str, Obs]) -> Tensor:
-        policy = self.nets["policy"]
-        return torch.func.functional_call(policy, self.nets["ema"].averages(), (groups, self.algo_config.flow_steps))
+        arguments = (groups, self.algo_config.flow_steps, self._noise)
+        return torch.func.functional_call(self.nets["policy"], self.nets["ema"].averages(), arguments)
 
     def _groups(self, obs: Obs, goal: Obs | None) -> dict[str, Obs]:
         groups = {"obs": {key: obs[key] for key in self.obs_shapes}}
@@ -258,5 +264,6 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
         return groups
 
     def reset(self) -> None:
-        """Forget the rest of the present action chunk."""
+        """Forget the rest of the present action chunk. Each episode draws the same noise: the same observations, the same actions."""
         self._pending_actions.clear()
+        self._noise.manual_seed(0)

@@ -40,11 +40,12 @@ class FlowPolicy(nn.Module):
         self.velocity = make_velocity(obs_steps * self.encoder.output_shape()[0])
         self.action_shape = (horizon, action_dim)
 
-    def forward(self, groups: dict[str, Obs], steps: int) -> Tensor:
-        """Action chunks [B, H, A] for observations [B, obs_steps, ...]."""
+    def forward(self, groups: dict[str, Obs], steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Action chunks [B, H, A] for observations [B, obs_steps, ...], from noise that `generator` draws."""
         velocity = self._velocity_given(groups)
         first = next(iter(groups["obs"].values()))
-        return integrate(velocity, torch.randn(len(first), *self.action_shape, device=first.device), steps)
+        noise = torch.randn(len(first), *self.action_shape, device=first.device, generator=generator)
+        return integrate(velocity, noise, steps)
 
     def forward_train(self, groups: dict[str, Obs], targets: Tensor) -> Tensor:
         """Loss of `targets` [B, H, A], given observations [B, obs_steps, ...]."""

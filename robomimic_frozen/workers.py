@@ -7,14 +7,19 @@ import logging
 import multiprocessing
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from robomimic_frozen.errors import RobomimicFrozenError
 
 Result = TypeVar("Result")
+
+
+class WorkerDiedError(RobomimicFrozenError):
+    """A worker process ended before its work did."""
 
 
 class _WorkerTraceback(Exception):
@@ -36,25 +41,85 @@ def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, worker
         workers: how many processes; they end when the iterator is exhausted, closed or fails.
 
     Raises:
-        RobomimicFrozenError: a worker died.
+        WorkerDiedError: one did.
         Exception: whatever `build` or its callable raised in a worker.
     """
-    context = multiprocessing.get_context("spawn")
     processes: dict[Connection, BaseProcess] = {}
     try:
         for _ in range(min(workers, count)):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, build), daemon=True)
-            process.start()
-            theirs.close()
-            processes[ours] = process
+            _start(build, processes)
         yield from _in_order(_results(processes, count))
     finally:
-        for connection, process in processes.items():
-            process.terminate()
-            connection.close()
-        for process in processes.values():
-            process.join()
+        _end(processes)
+
+
+def surviving_map(
+    build: Callable[[], Callable[[int], Result]], count: int, workers: int, attempts: int = 2
+) -> Iterator[tuple[int, Result | Exception]]:
+    """(i, the result of `build()(i)`) for i = 0 ... count - 1 as they come, whatever happens to the processes that compute them.
+
+    A number whose process died or raised is tried again in a new process, `attempts` times in all; then the exception takes the
+    place of its result. Arguments otherwise as of `ordered_map`.
+
+    Raises:
+        RobomimicFrozenError: what a worker raised of this class, for which a second attempt is of no use.
+    """
+    processes: dict[Connection, BaseProcess] = {}
+    assigned: dict[Connection, int] = {}
+    failures = [0] * count
+    waiting = deque(range(count))
+    try:
+        while waiting or assigned:
+            while waiting and len(processes) < workers:
+                _start(build, processes)
+            for connection in processes.keys() - assigned.keys():
+                if waiting:
+                    assigned[connection] = waiting.popleft()
+                    with contextlib.suppress(BrokenPipeError):
+                        connection.send(assigned[connection])
+            connection = wait(list(assigned))[0]
+            index, answer = assigned.pop(connection), _answer(connection, processes)
+            if not isinstance(answer, _Failure):
+                yield answer
+                continue
+            _end({connection: processes.pop(connection)})
+            if isinstance(answer.error, RobomimicFrozenError) and not isinstance(answer.error, WorkerDiedError):
+                raise answer.error from _WorkerTraceback(answer.traceback)
+            failures[index] += 1
+            if failures[index] < attempts:
+                waiting.appendleft(index)
+            else:
+                yield index, answer.error
+    finally:
+        _end(processes)
+
+
+def _start(build: Callable[[], Callable[[int], Result]], processes: dict[Connection, BaseProcess]) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, build), daemon=True)
+    process.start()
+    theirs.close()
+    processes[ours] = process
+
+
+def _end(processes: Mapping[Connection, BaseProcess]) -> None:
+    for connection, process in processes.items():
+        process.terminate()
+        connection.close()
+    for process in processes.values():
+        process.join()
+
+
+def _answer(connection: Connection, processes: Mapping[Connection, BaseProcess]) -> Any:
+    """What a worker answered: (number, its result) or a _Failure, also if it died."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionResetError):
+        process = processes[connection]
+        process.join()
+        reason = f"a worker process died (exit code {process.exitcode}; -9 is mostly lack of memory); try fewer workers"
+        return _Failure(WorkerDiedError(reason), "")
 
 
 def _serve(connection: Connection, build: Callable[[], Callable[[int], Result]]) -> None:
@@ -83,14 +148,7 @@ def _results(processes: Mapping[Connection, BaseProcess], count: int) -> Iterato
         _hand_out(connection, waiting)
     for _ in range(count):
         connection = wait(list(processes))[0]
-        try:
-            answer = connection.recv()
-        except (EOFError, ConnectionResetError):
-            process = processes[connection]
-            process.join()
-            raise RobomimicFrozenError(
-                f"a worker process died (exit code {process.exitcode}; -9 is mostly lack of memory); try fewer workers"
-            ) from None
+        answer = _answer(connection, processes)
         if isinstance(answer, _Failure):
             raise answer.error from _WorkerTraceback(answer.traceback)
         _hand_out(connection, waiting)

@@ -1,0 +1,1 @@
+"""Rollouts in parallel, and what they say about a policy."""

@@ -1,0 +1,212 @@
+"""Parallel rollouts that give, seed by seed, what robomimic's own rollouts give."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import robomimic.utils.file_utils as FileUtils
+import robomimic.utils.obs_utils as ObsUtils
+import robomimic.utils.train_utils as TrainUtils
+import torch
+from robomimic.algo import algo_factory
+from robomimic.config import config_factory
+from worker_functions import die_or_raise, raise_config_error
+
+import robomimic_frozen
+from robomimic_frozen import cli, compat
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.evaluation.evaluate import evaluate
+from robomimic_frozen.evaluation.statistics import as_table, summarize, wilson_interval
+from robomimic_frozen.workers import WorkerDiedError, surviving_map
+
+HORIZON = 10  # more than the 8 steps of a chunk
+
+
+@pytest.fixture(scope="module")
+def make_checkpoint(lift_dataset, tmp_path_factory):
+    """An untrained policy in robomimic's checkpoint format: what it does is as reproducible as what a trained one does."""
+    robomimic_frozen.register()
+    compat.select_gl_backend()
+
+    def make(obs_steps=1, **changes):
+        config = config_factory("fbc_frozen")
+        config.train.cuda = False
+        config.observation.encoder.rgb.core_kwargs.rgb_model_name = "efficientnet_lite0"
+        config.algo.obs_steps = config.train.frame_stack = obs_steps
+        ObsUtils.initialize_obs_utils_with_config(config)
+        shape_meta = FileUtils.get_shape_metadata_from_dataset(str(lift_dataset), all_obs_keys=config.all_obs_keys)
+        env_meta = FileUtils.get_env_metadata_from_dataset(str(lift_dataset))
+        env_meta["env_kwargs"].update(changes)
+        torch.manual_seed(0)
+        model = algo_factory("fbc_frozen", config, shape_meta["all_shapes"], shape_meta["ac_dim"], torch.device("cpu"))
+        path = tmp_path_factory.mktemp("checkpoint") / "model_epoch_1.pth"
+        TrainUtils.save_model(model, config, env_meta, shape_meta, str(path))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint):
+    return make_checkpoint()
+
+
+def stock_actions(checkpoint, seed):
+    """The actions of the first episode of robomimic's own rollout, in an environment made with this seed."""
+    from robomimic.scripts.run_trained_agent import rollout
+
+    policy, content = FileUtils.policy_from_checkpoint(ckpt_path=str(checkpoint))
+    content["env_metadata"]["env_kwargs"]["seed"] = seed
+    env, _ = FileUtils.env_from_checkpoint(ckpt_dict=content)
+    return rollout(policy, env, HORIZON)[1]["actions"]
+
+
+@pytest.fixture
+def make_rollouts():
+    """Rollouts of a checkpoint, and the list of actions of their last episode."""
+
+    def make(checkpoint):
+        from robomimic_frozen.evaluation.episodes import Rollouts
+
+        rollouts = Rollouts(checkpoint)
+        act, actions = rollouts.policy, []
+
+        def recording(ob):
+            actions.append(act(ob=ob))
+            return actions[-1]
+
+        recording.start_episode = lambda: actions.clear() or act.start_episode()
+        recording.policy = act.policy
+        rollouts.policy = recording
+        return rollouts, actions
+
+    return make
+
+
+@pytest.mark.sim
+def test_an_episode_is_the_one_that_robomimics_rollout_gives_in_an_environment_of_that_seed(checkpoint, make_rollouts):
+    rollouts, actions = make_rollouts(checkpoint)
+    for seed in (3, 0, 7, 1, 12):  # one environment for all; whatever came before must not matter
+        assert rollouts.run(seed, HORIZON).steps == HORIZON
+        np.testing.assert_array_equal(actions, stock_actions(checkpoint, seed))
+
+
+@pytest.mark.sim
+def test_stacked_frames_are_rendered_as_if_cameras_were_always_on(make_checkpoint, make_rollouts, monkeypatch):
+    rollouts, actions = make_rollouts(make_checkpoint(obs_steps=3))
+    rollouts.run(4, HORIZON)
+    gated = list(actions)
+    monkeypatch.setattr(type(rollouts.policy.policy), "reads_next_observation", True)
+    rollouts.run(4, HORIZON)
+    np.testing.assert_array_equal(gated, actions)
+
+
+@pytest.mark.sim
+def test_nothing_is_rendered_that_the_policy_does_not_look_at(checkpoint, monkeypatch):
+    from robomimic_frozen.evaluation.episodes import Rollouts
+    from robosuite.utils.binding_utils import MjSim
+
+    rollouts = Rollouts(checkpoint)
+    rendered, render = [], MjSim.render
+    monkeypatch.setattr(MjSim, "render", lambda *args, **kwargs: rendered.append(1) or render(*args, **kwargs))
+    rollouts.run(0, HORIZON)
+    chunks = -(-HORIZON // rollouts.policy.policy.algo_config.act_steps)
+    assert len(rendered) == 2 * chunks  # cameras
+
+
+def without_times(folder):
+    results = {}
+    for file in folder.rglob("seed_*.json"):
+        episode = json.loads(file.read_text())
+        assert episode.pop("seconds") > 0
+        results[file.relative_to(folder)] = episode
+    return results
+
+
+@pytest.mark.sim
+def test_an_evaluation_whose_workers_are_killed_ends_in_the_same_table(checkpoint, tmp_path):
+    (undisturbed,) = evaluate([checkpoint], 4, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
+    stop = threading.Event()
+
+    def kill_one():
+        while not stop.is_set() and not any((tmp_path / "b").rglob("seed_*.json")):
+            time.sleep(0.05)
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                os.kill(child.pid, signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        (disturbed,) = evaluate([checkpoint], 4, HORIZON, workers=2, seed=5, out=tmp_path / "b", num_videos=0)
+    finally:
+        stop.set()
+        killer.join()
+    assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
+    assert (disturbed.episodes, disturbed.errors) == (undisturbed.episodes, undisturbed.errors) == (4, 0)
+    (video,) = (tmp_path / "a").rglob("failure/seed_5.mp4")
+    assert video.stat().st_size > 1000
+
+
+@pytest.mark.sim
+def test_what_is_done_is_not_done_again(checkpoint, tmp_path):
+    evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+    (result,) = tmp_path.rglob("seed_0.json")
+    result.write_text(json.dumps({**json.loads(result.read_text()), "success": True}))
+    (summary,) = evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+    assert summary.success_rate == 1.0
+
+
+@pytest.mark.sim
+def test_a_camera_that_the_environment_lacks_is_named(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint(camera_names=["agentview"], camera_heights=[84], camera_widths=[84])
+    with pytest.raises(ConfigError, match="looks at robot0_eye_in_hand_image.*its cameras are agentview"):
+        evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+
+
+@pytest.mark.parametrize(
+    ("make_arguments", "words"),
+    [
+        (lambda tmp: [str(tmp / "absent.pth")], "absent.pth cannot be read"),
+        (lambda tmp: [str(tmp)], "holds no checkpoint"),
+        (lambda tmp: [str(tmp), "--episodes", "0"], "--episodes is 0; choose 1 or more"),
+        (lambda tmp: [str(tmp), "--workers", "0"], "--workers is 0; choose 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(make_arguments, words, tmp_path, capfd):
+    assert cli.main(["eval", *make_arguments(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert words in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_what_fails_twice_is_reported_and_the_rest_goes_on():
+    results = dict(surviving_map(die_or_raise, 5, workers=2))
+    assert {index: results[index] for index in (0, 3, 4)} == {0: 0, 3: 30, 4: 40}
+    assert isinstance(results[1], WorkerDiedError) and "exit code 7" in str(results[1])
+    assert isinstance(results[2], ValueError)
+
+
+def test_an_error_that_a_second_attempt_cannot_mend_ends_it():
+    with pytest.raises(ConfigError, match="no such thing"):
+        list(surviving_map(raise_config_error, 3, workers=1))
+
+
+def test_errors_count_neither_as_success_nor_as_failure():
+    def episode(success, error=None):
+        return {"success": success, "error": error, "steps": 10, "total_reward": 1.0, "seconds": 2.0}
+
+    summary = summarize("model.pth", [episode(True), episode(False), episode(None, error="it died")])
+    assert (summary.episodes, summary.successes, summary.errors, summary.success_rate) == (2, 1, 1, 0.5)
+    assert "| 0.50 |" in as_table([summary])
+    assert summarize("model.pth", [episode(None, error="it died")]).success_rate is None
+
+
+def test_intervals_are_wilsons():
+    # 10 of 10 and 5 of 10 in the formula of Wilson 1927, by hand.
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)

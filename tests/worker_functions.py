@@ -1,0 +1,20 @@
+"""What workers do in the tests; a module of its own, because each worker imports it."""
+
+import os
+
+from robomimic_frozen.errors import ConfigError
+
+
+def die_or_raise():
+    def run(index):
+        if index == 1:
+            os._exit(7)
+        if index == 2:
+            raise ValueError("physics is unstable")
+        return index * 10
+
+    return run
+
+
+def raise_config_error():
+    raise ConfigError("no such thing")
