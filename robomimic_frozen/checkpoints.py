@@ -25,13 +25,19 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
 
 def find_checkpoint(path: Path, setting: str) -> Path:
     """`path`, or where it is the folder of a run or of several, the newest checkpoint in it. Raises ConfigError."""
+    found = checkpoints_in(path, setting)
+    return found[0] if len(found) == 1 else max(found, key=lambda checkpoint: checkpoint.stat().st_mtime)
+
+
+def checkpoints_in(path: Path, setting: str) -> list[Path]:
+    """`path`, or where it is the folder of a run or of several, all checkpoints in it, by name. Raises ConfigError."""
     path = path.expanduser()
     if not path.is_dir():
-        return path
-    found = sorted(path.glob("**/models/*.pth"), key=lambda checkpoint: checkpoint.stat().st_mtime)
+        return [path]
+    found = sorted(path.glob("**/models/*.pth"))
     if not found:
         raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
-    return found[-1]
+    return found
 
 
 def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robomimic_frozen.checkpoints import networks, read_checkpoint
-from robomimic_frozen.encoders.frozen_weights import FROZEN
+from robomimic_frozen.encoders.frozen_weights import frozen_records
 
 # Entries of a state dict that are buffers of BatchNorm, not parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -24,7 +24,7 @@ def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
         ("experiment", config["experiment"]["name"]),
         ("dataset", str(config["train"]["data"])),
         ("seed", str(config["train"]["seed"])),
-        *((name, str(state[name])) for name in ("epoch",) if name in state),
+        *([("epoch", str(state["epoch"]))] if "epoch" in state else []),
         *_parameters(state),
         *_encoder(config["observation"]["encoder"]["rgb"]),
         *_frozen_weights(state),
@@ -41,7 +41,7 @@ def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_BUFFERS)}
     tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
     trainable = sum(tensors.values())
-    frozen = sum(record["parameters"] for record in state.get(FROZEN, {"records": {}})["records"].values())
+    frozen = sum(record["parameters"] for record in frozen_records(state).values())
     yield "parameters", f"{trainable + frozen:,}"
     yield "  trainable", f"{trainable:,}"
     yield "  frozen", f"{frozen:,}, what cameras share counted once"
@@ -54,6 +54,6 @@ def _encoder(rgb: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _frozen_weights(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for sha256, record in state.get(FROZEN, {"records": {}})["records"].items():
+    for sha256, record in frozen_records(state).items():
         where = "in this file" if record["weights"] is not None else "to be found elsewhere"
         yield "frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"

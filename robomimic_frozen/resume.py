@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from robomimic_frozen.errors import ConfigError, first_line
+from robomimic_frozen.files import complete_or_absent
 
 STATE_FILE = "resume.pth"
 _SEEDS_OF_A_RUN = 100_003
@@ -88,6 +89,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    beside = path.with_suffix(".tmp")
-    torch.save(state, beside)
-    beside.replace(path)
+    with complete_or_absent(path) as beside:
+        torch.save(state, beside)

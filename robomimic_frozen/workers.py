@@ -44,13 +44,9 @@ def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, worker
         WorkerDiedError: one did.
         Exception: whatever `build` or its callable raised in a worker.
     """
-    processes: dict[Connection, BaseProcess] = {}
-    try:
-        for _ in range(min(workers, count)):
-            _start(build, processes)
-        yield from _in_order(_results(processes, count))
-    finally:
-        _end(processes)
+    # Closed at once, also if this iterator is: processes end with it.
+    with contextlib.closing(surviving_map(build, count, workers, attempts=1)) as results:
+        yield from _in_order(_or_raised(results))
 
 
 def surviving_map(
@@ -68,28 +64,35 @@ def surviving_map(
     assigned: dict[Connection, int] = {}
     failures = [0] * count
     waiting = deque(range(count))
+
+    def hand_out() -> None:
+        while len(processes) < min(workers, len(waiting) + len(assigned)):
+            _start(build, processes)
+        for connection in processes.keys() - assigned.keys():
+            if waiting:
+                assigned[connection] = waiting.popleft()
+                # A worker that has died is noticed when its answer is read.
+                with contextlib.suppress(BrokenPipeError):
+                    connection.send(assigned[connection])
+
     try:
-        while waiting or assigned:
-            while waiting and len(processes) < workers:
-                _start(build, processes)
-            for connection in processes.keys() - assigned.keys():
-                if waiting:
-                    assigned[connection] = waiting.popleft()
-                    with contextlib.suppress(BrokenPipeError):
-                        connection.send(assigned[connection])
+        hand_out()
+        while assigned:
             connection = wait(list(assigned))[0]
             index, answer = assigned.pop(connection), _answer(connection, processes)
-            if not isinstance(answer, _Failure):
-                yield answer
-                continue
-            _end({connection: processes.pop(connection)})
-            if isinstance(answer.error, RobomimicFrozenError) and not isinstance(answer.error, WorkerDiedError):
-                raise answer.error from _WorkerTraceback(answer.traceback)
-            failures[index] += 1
-            if failures[index] < attempts:
-                waiting.appendleft(index)
-            else:
-                yield index, answer.error
+            if isinstance(answer, _Failure):
+                _end({connection: processes.pop(connection)})
+                answer.error.__cause__ = _WorkerTraceback(answer.traceback)
+                if isinstance(answer.error, RobomimicFrozenError) and not isinstance(answer.error, WorkerDiedError):
+                    raise answer.error
+                failures[index] += 1
+                if failures[index] < attempts:
+                    waiting.appendleft(index)
+                    hand_out()
+                    continue
+                answer = index, answer.error
+            hand_out()  # before the caller does something with this answer
+            yield answer
     finally:
         _end(processes)
 
@@ -141,27 +144,11 @@ def _serve(connection: Connection, build: Callable[[], Callable[[int], Result]])
             connection.send(_Failure(error, traceback.format_exc()))
 
 
-def _results(processes: Mapping[Connection, BaseProcess], count: int) -> Iterator[tuple[int, Result]]:
-    """Hand out the numbers, one at a time to each worker, and yield what comes back as it comes."""
-    waiting = iter(range(count))
-    for connection in processes:
-        _hand_out(connection, waiting)
-    for _ in range(count):
-        connection = wait(list(processes))[0]
-        answer = _answer(connection, processes)
-        if isinstance(answer, _Failure):
-            raise answer.error from _WorkerTraceback(answer.traceback)
-        _hand_out(connection, waiting)
-        yield answer
-
-
-def _hand_out(connection: Connection, waiting: Iterator[int]) -> None:
-    index = next(waiting, None)
-    if index is None:
-        return
-    # A worker that has died is noticed when its answer is read.
-    with contextlib.suppress(BrokenPipeError):
-        connection.send(index)
+def _or_raised(results: Iterator[tuple[int, Result | Exception]]) -> Iterator[tuple[int, Result]]:
+    for index, result in results:
+        if isinstance(result, Exception):
+            raise result
+        yield index, result
 
 
 def _in_order(results: Iterator[tuple[int, Result]]) -> Iterator[Result]:

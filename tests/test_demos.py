@@ -25,8 +25,8 @@ from robomimic_frozen.data.episodes import Episode, attempt_episode, episode_see
 from robomimic_frozen.data.lift_env import make_camera_env, make_physics_env
 from robomimic_frozen.data.operators import CLOSE, GROUPS, OPEN, OPERATORS, OperatorPolicy
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
-from robomimic_frozen.workers import ordered_map
 from robomimic_frozen.errors import ConfigError, DatasetError, RenderingError, RobomimicFrozenError
+from robomimic_frozen.workers import ordered_map
 
 SMALL = {"seed": 3, "camera_names": ("agentview",), "image_size": 32, "progress": False}
 NUM_DEMOS = 2

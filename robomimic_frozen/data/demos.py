@@ -16,8 +16,8 @@ import tqdm
 from robomimic_frozen.data.episodes import EpisodeMaker
 from robomimic_frozen.data.operators import OPERATORS
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
-from robomimic_frozen.workers import ordered_map
 from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.workers import ordered_map
 
 logger = logging.getLogger(__name__)
 

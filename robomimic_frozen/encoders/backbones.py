@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +63,8 @@ class BackboneFamily:
     """Gives the one whose name comes after it; raises ConfigError if there is none."""
 
 
-def _provided() -> Iterator[Backbone | BackboneFamily]:
-    for _, provided in call_each(plugin_manager().hook.frozen_backbones):
-        yield from provided
+def _provided() -> list[Backbone | BackboneFamily]:
+    return [each for _, provided in call_each(plugin_manager().hook.frozen_backbones) for each in provided]
 
 
 def available_backbones() -> dict[str, Backbone]:
@@ -76,8 +75,8 @@ def available_backbones() -> dict[str, Backbone]:
 def get_backbone(name: str) -> Backbone:
     """The backbone called `name`. Raises ConfigError that lists the known names."""
     prefix, colon, rest = str(name).partition(":")
-    families = {family.prefix: family for family in _provided() if isinstance(family, BackboneFamily)}
-    if colon and prefix in families:
+    families = {family.prefix: family for family in _provided() if isinstance(family, BackboneFamily)} if colon else {}
+    if prefix in families:
         return families[prefix].get(rest)
     backbones = available_backbones()
     if name not in backbones:

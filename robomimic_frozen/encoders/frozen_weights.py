@@ -28,12 +28,13 @@ def compact(network: nn.Module, state: Mapping[str, Any], include: bool) -> dict
         weights = vision.frozen_state()
         for key in weights:
             del state[f"{name}.stages.{key}"]
-        users[name] = vision.frozen_sha256()
-        records[users[name]] = {
-            "backbone": vision.backbone.name,
-            "parameters": sum(p.numel() for stage in vision.frozen_stages for p in vision.stages[stage].parameters()),
-            "weights": {key: _pack(value) for key, value in weights.items()} if include else None,
-        }
+        sha256 = users[name] = digest(weights)
+        if sha256 not in records:
+            records[sha256] = {
+                "backbone": vision.backbone.name,
+                "parameters": sum(p.numel() for stage in vision.frozen_stages for p in vision.stages[stage].parameters()),
+                "weights": {key: _pack(value) for key, value in weights.items()} if include else None,
+            }
     return {**state, FROZEN: {"users": users, "records": records}}
 
 
@@ -45,20 +46,33 @@ def expanded(network: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
         WeightsError: they are others, or the packed ones are damaged.
     """
     state = dict(state)
-    frozen = state.pop(FROZEN, {"users": {}, "records": {}})
+    records = frozen_records(state)
+    users = state.pop(FROZEN, {"users": {}})["users"]
     modules = dict(network.named_modules())
-    for name, sha256 in frozen["users"].items():
-        record = frozen["records"][sha256]
-        if record["weights"] is not None:
-            weights = {key: _unpack(packed) for key, packed in record["weights"].items()}
-            if digest(weights) != sha256:
-                raise WeightsError(f"the frozen weights of {record['backbone']} in the checkpoint are damaged; use another one")
-        elif isinstance(modules.get(name), VisionBackbone):
-            weights = _referred(modules[name], record["backbone"], sha256)
-        else:
-            continue  # whoever loads this finds out that the networks are different ones
-        state.update({f"{name}.stages.{key}": value for key, value in weights.items()})
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name, sha256 in users.items():
+        if sha256 not in weights:
+            record = records[sha256]
+            if record["weights"] is not None:
+                weights[sha256] = _included(record, sha256)
+            elif isinstance(modules.get(name), VisionBackbone):
+                weights[sha256] = _referred(modules[name], record["backbone"], sha256)
+            else:
+                continue  # whoever loads this finds out that the networks are different ones
+        state.update({f"{name}.stages.{key}": value for key, value in weights[sha256].items()})
     return state
+
+
+def frozen_records(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """sha256 -> record, of a state that `compact` made; none of any other."""
+    return state.get(FROZEN, {"records": {}})["records"]
+
+
+def _included(record: Mapping[str, Any], sha256: str) -> dict[str, Tensor]:
+    weights = {key: _unpack(packed) for key, packed in record["weights"].items()}
+    if digest(weights) != sha256:
+        raise WeightsError(f"the frozen weights of {record['backbone']} in the checkpoint are damaged; use another one")
+    return weights
 
 
 def check_references(network: nn.Module) -> None:

@@ -39,7 +39,7 @@ def _get(name: str) -> Backbone:
         raise ConfigError(f"timm has no model {name!r}; did you mean {' or '.join(f'timm:{other}' for other in close)}?")
     network = _build(name)
     settings = network.pretrained_cfg
-    stages = _stage_names(network) if _is_a_chain(network) else ("final",)
+    stages = tuple(name.replace(".", "_") for name in _stage_modules(network)) if _is_a_chain(network) else ("final",)
     classifiers = settings.get("classifier") or ()
     return Backbone(
         name=f"timm:{name}",
@@ -65,16 +65,16 @@ def _build(name: str) -> nn.Module:
         raise ConfigError(f"timm cannot build {name!r} for images of any size ({first_line(error)}); choose another") from error
 
 
-def _stage_names(network: nn.Module) -> tuple[str, ...]:
+def _stage_modules(network: nn.Module) -> list[str]:
+    """Names of the modules that timm says end a stage."""
     info: Any = network.feature_info
-    return tuple(feature["module"].replace(".", "_") for feature in (info if isinstance(info, list) else info.info))
+    return [feature["module"] for feature in (info if isinstance(info, list) else info.info)]
 
 
 def _split(network: nn.Module) -> list[nn.Module]:
     from timm.models import FeatureListNet
 
-    info: Any = network.feature_info
-    names = [feature["module"] for feature in (info if isinstance(info, list) else info.info)]
+    names = _stage_modules(network)
     chain = FeatureListNet(network, tuple(range(len(names))), flatten_sequential=any("." in name for name in names))
     stages: list[list[nn.Module]] = [[]]
     for name, module in chain.items():

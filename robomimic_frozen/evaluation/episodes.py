@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,29 +15,9 @@ import torch
 
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.evaluation.cameras import CameraGate
+from robomimic_frozen.evaluation.statistics import Episode
 
 VIDEO_SIZE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """How an episode went. An episode that ended in an error is neither a success nor a failure.
-
-    Attributes:
-        seed: of the environment and of the policy's random numbers.
-        success: whether the task was solved; None after an error.
-        steps: of the environment.
-        total_reward: the sum of its rewards.
-        seconds: from its first reset on.
-        error: what went wrong, or None.
-    """
-
-    seed: int
-    success: bool | None
-    steps: int
-    total_reward: float
-    seconds: float
-    error: str | None = None
 
 
 class Rollouts:

@@ -9,18 +9,17 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 from tqdm import tqdm
 
-from robomimic_frozen.checkpoints import read_checkpoint
+from robomimic_frozen import compat
+from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.evaluation.statistics import Summary, summarize
+from robomimic_frozen.evaluation.statistics import Episode, Summary, summarize
+from robomimic_frozen.files import complete_or_absent
 from robomimic_frozen.workers import surviving_map
-
-if TYPE_CHECKING:
-    from robomimic_frozen.evaluation.episodes import Episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,40 +61,42 @@ def evaluate(
     Raises:
         ConfigError: a checkpoint cannot be read or rolled out here; another evaluation is writing to `out`.
     """
-    files = [file for path in checkpoints for file in _checkpoints_in(path)]
-    folders = {file: out / f"{file.stem}-{_sha256(file)[:12]}" for file in files}
-    horizons = {file: horizon or _horizon_of(file) for file in files}
-    tasks = [
-        Task(file, seed + number, horizons[file], folders[file] / f"horizon_{horizons[file]}", number < num_videos)
-        for file in files
-        for number in range(num_episodes)
-    ]
+    tasks = {
+        file: _tasks(file, num_episodes, horizon, seed, out, num_videos)
+        for path in checkpoints
+        for file in checkpoints_in(path, "CKPT")
+    }
     out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(out / ".lock", blocking=False):
             try:
-                _roll_out([task for task in tasks if not task.result.exists()], workers)
+                _roll_out([task for each in tasks.values() for task in each if not task.result.exists()], workers)
             finally:
-                summaries = [
-                    summarize(str(file), [json.loads(task.result.read_text()) for task in tasks if _is_done(task, file)])
-                    for file in files
-                ]
+                summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
                 _write(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
     except filelock.Timeout as error:
         raise ConfigError(f"another evaluation is writing to {out}; wait for it, or choose another --out") from error
     return summaries
 
 
-def _is_done(task: Task, file: Path) -> bool:
-    return task.checkpoint == file and task.result.exists()
+def _tasks(file: Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
+    content = f"{file.stem}-{_sha256(file)[:12]}"
+    steps = horizon or _horizon_of(file)
+    folder = out / content / f"horizon_{steps}"
+    return [Task(file, seed + number, steps, folder, number < num_videos) for number in range(num_episodes)]
+
+
+def _finished(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    return [json.loads(task.result.read_text()) for task in tasks if task.result.exists()]
 
 
 def _roll_out(tasks: Sequence[Task], workers: int) -> None:
-    from robomimic_frozen.evaluation.episodes import Episode
-
+    if not tasks:
+        return
+    compat.select_gl_backend()  # for the workers, too, which inherit its choice
     build = functools.partial(_make_runner, tasks, max(1, (os.cpu_count() or 1) // workers))
     successes = 0
-    with tqdm(total=len(tasks), unit="episode", disable=not tasks) as bar:
+    with tqdm(total=len(tasks), unit="episode") as bar:
         for index, result in surviving_map(build, len(tasks), workers):
             task = tasks[index]
             if isinstance(result, Exception):
@@ -110,10 +111,8 @@ def _make_runner(tasks: Sequence[Task], threads: int) -> Callable[[int], Episode
     """In a worker: number of a task -> its episode."""
     # Each software renderer would start a thread for every core.
     os.environ.setdefault("LP_NUM_THREADS", str(threads))
-    from robomimic_frozen import compat
     from robomimic_frozen.plugins import register
 
-    compat.select_gl_backend()
     register()
     import torch
 
@@ -136,29 +135,18 @@ def _make_runner(tasks: Sequence[Task], threads: int) -> Callable[[int], Episode
     return run
 
 
-def _checkpoints_in(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("**/models/*.pth"))
-    if not found:
-        raise ConfigError(f"{path} holds no checkpoint (models/*.pth); give a checkpoint or the folder of a run")
-    return found
-
-
 def _horizon_of(checkpoint: Path) -> int:
     return json.loads(read_checkpoint(checkpoint, "CKPT")["config"])["experiment"]["rollout"]["horizon"]
 
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"checkpoint {file} cannot be read ({error.strerror}); correct the path") from error
 
 
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    with complete_or_absent(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n")

@@ -11,6 +11,27 @@ from scipy.stats import binomtest
 
 
 @dataclasses.dataclass(frozen=True)
+class Episode:
+    """How an episode went. An episode that ended in an error is neither a success nor a failure.
+
+    Attributes:
+        seed: of the environment and of the policy's random numbers.
+        success: whether the task was solved; None after an error.
+        steps: of the environment.
+        total_reward: the sum of its rewards.
+        seconds: from its first reset on.
+        error: what went wrong, or None.
+    """
+
+    seed: int
+    success: bool | None
+    steps: int
+    total_reward: float
+    seconds: float
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
     """Of one checkpoint's episodes.
 

@@ -29,6 +29,7 @@ from robomimic_frozen.errors import CacheUnavailableError, DatasetError
 from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import ImageSource, image_digest
 from robomimic_frozen.features.spec import Extractor, cache_key
+from robomimic_frozen.files import complete_or_absent
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +221,9 @@ class _ProgressBar(tqdm):
 
 
 def _write_json(path: Path, content: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    with beside.open("w") as file:
+    with complete_or_absent(path) as beside, beside.open("w") as file:
         json.dump(content, file)
         _to_disk(file)
-    beside.replace(path)
 
 
 def _to_disk(file: Any) -> None:

@@ -16,9 +16,8 @@ from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from torch import Tensor, nn
 
 from robomimic_frozen import compat
-from robomimic_frozen.checkpoints import networks, with_networks
+from robomimic_frozen.checkpoints import networks
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
-from robomimic_frozen.encoders.frozen_weights import expanded
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
@@ -217,11 +216,12 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
 
     def deserialize(self, model_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Load what `serialize` gave; unfreezes the encoder if it was trained by then. Raises WeightsError."""
-        ema = self.nets["ema"]
-        if averages_in(networks(model_dict)).keys() - set(ema.names):
+        if averages_in(networks(model_dict)).keys() - set(self.nets["ema"].names):
             self._unfreeze_encoder()
-        model_dict = with_networks(model_dict, lambda nets: with_averages(expanded(self.nets, nets), ema.names))
         super().deserialize(model_dict, *args, **kwargs)
+
+    def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
+        return with_averages(super()._loadable(nets), self.nets["ema"].names)
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Scalars for TensorBoard under the names robomimic's BC uses."""

@@ -43,8 +43,10 @@ class LeanCheckpoints:
 
     def deserialize(self, model_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Load what `serialize` gave. Raises WeightsError, before anything is loaded."""
-        def loadable(nets: dict[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in expanded(self.nets, nets).items() if name != "epoch"}  # type: ignore[attr-defined]
+        super().deserialize(with_networks(model_dict, self._loadable), *args, **kwargs)  # type: ignore[misc]
 
-        model_dict = with_networks(model_dict, loadable)
-        super().deserialize(model_dict, *args, **kwargs)  # type: ignore[misc]
+    def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
+        """What `load_state_dict` takes, of the networks' state in a checkpoint."""
+        state = expanded(self.nets, nets)  # type: ignore[attr-defined]
+        state.pop("epoch", None)
+        return state
