@@ -60,6 +60,8 @@ install_environment() {
     install_system_packages "$python"
     echo "installing into .venv (torch is large; this takes a minute or more)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # The pip that Python 3.10 brings along does not come to an end with what the tests need.
+    .venv/bin/python -m pip install -q --upgrade pip
     # robomimic's egl_probe is compiled with a cmake older than 4, which pip's build isolation would hide.
     .venv/bin/python -m pip install -q "cmake<4" setuptools wheel
     PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation egl_probe
