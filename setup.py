@@ -53,6 +53,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["robomimic_frozen", "robomimic_frozen.*"]),
+    package_data={"robomimic_frozen.study": ["templates/*.j2"]},
     cmdclass={"build_py": BuildPyWithPth, "editable_wheel": EditableWheelWithPth},
     entry_points={"console_scripts": ["robomimic-frozen = robomimic_frozen.cli:main"]},
     install_requires=[
@@ -67,6 +68,10 @@ setup(
         "tqdm>=4.60",
         "filelock>=3.12",
         "scipy>=1.11",
+        "matplotlib>=3.7",
+        "tensorboard>=2.10",
+        "jinja2>=3.1",
+        "pyyaml>=6",
     ],
     extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
 )

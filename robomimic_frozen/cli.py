@@ -45,6 +45,9 @@ def _parser(stock_eval: bool) -> argparse.ArgumentParser:
     _add_demos(commands)
     _add_train(commands)
     (_add_stock_eval if stock_eval else _add_eval)(commands)
+    _add_plot(commands)
+    _add_study(commands)
+    _add_report(commands)
     _add_precompute(commands)
     _add_cache(commands)
     _add_info(commands)
@@ -120,6 +123,38 @@ def _add_stock_eval(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("eval", allow_abbrev=False, add_help=False)
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=_SET_HELP)
     parser.set_defaults(run=_stock_eval)
+
+
+def _add_plot(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "plot", help="loss and success curves of training runs", description="Draw the loss and the success rate of any robomimic "
+        "runs, of its own algorithms, too, from their TensorBoard logs.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several")
+    parser.add_argument("--out", type=Path, default=Path("runs/curves.png"), help="picture to write: .png, .svg or .pdf (%(default)s)")
+    parser.set_defaults(run=_plot)
+
+
+def _add_study(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "study", help="compare configurations: training, rollouts, report",
+        description="Train and roll out every configuration of a study file with every number of demonstrations and every seed, "
+        "each within the same budget; then write OUT/report.html. What is done already, with the same code and data, is not done again.",
+    )
+    parser.add_argument("plan", type=Path, metavar="FILE", help="what to compare, in YAML or JSON (see docs/studies.md)")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for results (%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that roll out (all cores)")
+    parser.set_defaults(run=_study)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report", help="write the report of a study again",
+        description="Write report.html and the figures of a study, finished or not, from the results in its folder.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="--out of robomimic-frozen study")
+    parser.add_argument("--no-films", action="store_true", help="without pictures of episodes, which are rolled out again for them")
+    parser.set_defaults(run=_report)
 
 
 def _add_precompute(commands: argparse._SubParsersAction) -> None:
@@ -221,14 +256,49 @@ def _info(arguments: argparse.Namespace, _: list[str]) -> None:
         print(f"{name:24}{value}")
 
 
+def _plot(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.evaluation.curves import plot_histories
+    from robomimic_frozen.evaluation.history import read_histories
+    from robomimic_frozen.preflight import check_output_dir
+
+    check_output_dir(arguments.out.parent)
+    plot_histories(read_histories(arguments.runs), arguments.out)
+    print(arguments.out)
+
+
+def _study(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.plugins import register
+    from robomimic_frozen.preflight import check_output_dir
+
+    register()
+    from robomimic_frozen.study.plan import read_plan
+    from robomimic_frozen.study.report import write_report
+    from robomimic_frozen.study.study import run_study
+
+    _check_at_least_one(arguments, "workers")
+    check_output_dir(arguments.out)
+    run_study(read_plan(arguments.plan), arguments.out, arguments.workers)
+    print(write_report(arguments.out, with_films=True))
+
+
+def _report(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.study.report import write_report
+
+    print(write_report(arguments.folder, not arguments.no_films))
+
+
+def _check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(arguments, name)}; choose 1 or more")
+
+
 def _eval(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.evaluation.evaluate import evaluate
     from robomimic_frozen.evaluation.statistics import as_table
     from robomimic_frozen.preflight import check_output_dir
 
-    for name in ("episodes", "workers"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(arguments, name)}; choose 1 or more")
+    _check_at_least_one(arguments, "episodes", "workers")
     check_output_dir(arguments.out)
     summaries = evaluate(
         arguments.checkpoints, arguments.episodes, arguments.horizon, arguments.workers, arguments.seed, arguments.out,

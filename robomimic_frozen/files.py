@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -19,3 +21,10 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to a file that is there as a whole or not at all, in a folder that is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_or_absent(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n")

@@ -37,14 +37,20 @@ def checkpoint_config(path: Path) -> str:
     return read_checkpoint(path, "CKPT")["config"]
 
 
-def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def count_parameters(state: Mapping[str, Any]) -> tuple[int, int]:
+    """(all, trainable) parameters in the state of a policy's networks, what cameras share counted once."""
     policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_BUFFERS)}
     tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
     trainable = sum(tensors.values())
     frozen = sum(record["parameters"] for record in frozen_records(state).values())
-    yield "parameters", f"{trainable + frozen:,}"
+    return trainable + frozen, trainable
+
+
+def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    total, trainable = count_parameters(state)
+    yield "parameters", f"{total:,}"
     yield "  trainable", f"{trainable:,}"
-    yield "  frozen", f"{frozen:,}, what cameras share counted once"
+    yield "  frozen", f"{total - trainable:,}, what cameras share counted once"
 
 
 def _encoder(rgb: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

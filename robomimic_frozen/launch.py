@@ -47,7 +47,7 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
     """
     if resume is not None:
         config_path = str(resume / "config.json")
-    config = _load_config(config_path, algo, dataset, overrides)
+    config = load_config(config_path, algo, dataset, overrides)
     with config.unlocked():
         if name is not None:
             config.experiment.name = name
@@ -74,7 +74,7 @@ def precompute(config_path: str | None, algo: str | None, dataset: str | None, o
     Raises:
         ConfigError, DatasetError, WeightsError, CacheUnavailableError: each with what to do.
     """
-    config = _load_config(config_path, algo, dataset, overrides)
+    config = load_config(config_path, algo, dataset, overrides)
     _check(config)
     factory.precompute(config)
 
@@ -100,7 +100,8 @@ def evaluate(arguments: list[str], overrides: list[str]) -> None:
         runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
 
 
-def _load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
+def load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
+    """The config that `train` would run, without checking that its dataset fits. Arguments as of `train`. Raises ConfigError."""
     config = _known_config(algo or "fbc_frozen", "--algo") if config_path is None else _read_config(config_path)
     apply_overrides(config, overrides)
     if dataset is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from robomimic_frozen.study.provenance import processor
 
 VARIANTS = {
     "unfrozen": "(a) unfrozen, float32, as stock robomimic runs it",
@@ -87,7 +90,7 @@ def make_report(
             "batch_size": setting["batch_size"],
             "end_to_end": {"steps": TOTAL_STEPS, "frames": TOTAL_FRAMES, "random_crops": CROPS},
         },
-        "device": torch.cuda.get_device_name() if setting["device"] == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name() if setting["device"] == "cuda" else f"{processor()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
     }
 
@@ -96,15 +99,6 @@ def _range_of_ratios(slow: list[float], fast: list[float]) -> list[float]:
     """Smallest and largest ratio of the two in one round."""
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
     return [min(ratios), max(ratios)]
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores"
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from robomimic_frozen import compat
 from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.statistics import Episode, Summary, summarize
-from robomimic_frozen.files import complete_or_absent
+from robomimic_frozen.files import write_json
 from robomimic_frozen.workers import surviving_map
 
 
@@ -73,10 +73,15 @@ def evaluate(
                 _roll_out([task for each in tasks.values() for task in each if not task.result.exists()], workers)
             finally:
                 summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
-                _write(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
+                write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
     except filelock.Timeout as error:
         raise ConfigError(f"another evaluation is writing to {out}; wait for it, or choose another --out") from error
     return summaries
+
+
+def finished_episodes(checkpoint: Path, num_episodes: int, horizon: int | None, seed: int, out: Path) -> list[dict[str, Any]]:
+    """What `evaluate` has written to `out` of the episodes it would roll out with these arguments."""
+    return _finished(_tasks(checkpoint, num_episodes, horizon, seed, out, 0))
 
 
 def _tasks(file: Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
@@ -101,16 +106,16 @@ def _roll_out(tasks: Sequence[Task], workers: int) -> None:
             task = tasks[index]
             if isinstance(result, Exception):
                 result = Episode(task.seed, None, 0, 0.0, 0.0, error=f"{type(result).__name__}: {result}")
-            _write(task.result, {"checkpoint": str(task.checkpoint), "horizon": task.horizon, **dataclasses.asdict(result)})
+            write_json(task.result, {"checkpoint": str(task.checkpoint), "horizon": task.horizon, **dataclasses.asdict(result)})
             successes += bool(result.success)
             bar.update()
             bar.set_postfix(successes=successes)
 
 
-def _make_runner(tasks: Sequence[Task], threads: int) -> Callable[[int], Episode]:
+def _make_runner(tasks: Sequence[Task], rendering_threads: int) -> Callable[[int], Episode]:
     """In a worker: number of a task -> its episode."""
     # Each software renderer would start a thread for every core.
-    os.environ.setdefault("LP_NUM_THREADS", str(threads))
+    os.environ.setdefault("LP_NUM_THREADS", str(rendering_threads))
     from robomimic_frozen.plugins import register
 
     register()
@@ -119,7 +124,8 @@ def _make_runner(tasks: Sequence[Task], threads: int) -> Callable[[int], Episode
     from robomimic_frozen.evaluation.episodes import Rollouts
     from robomimic_frozen.evaluation.video import write_video
 
-    torch.set_num_threads(threads)
+    # The last bits of an action, and with them outcomes, depend on how many threads compute it.
+    torch.set_num_threads(1)
     rollouts = functools.lru_cache(maxsize=1)(Rollouts)  # tasks come checkpoint by checkpoint
 
     def run(index: int) -> Episode:
@@ -144,9 +150,3 @@ def _sha256(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"checkpoint {file} cannot be read ({error.strerror}); correct the path") from error
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_or_absent(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n")

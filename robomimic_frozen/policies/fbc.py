@@ -29,6 +29,7 @@ from robomimic_frozen.policies.lean_checkpoints import LeanCheckpoints
 from robomimic_frozen.policies.networks import MLPVelocity
 from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, encoder_rate, make_optimizer
 from robomimic_frozen.policies.schedule import warmup_cosine
+from robomimic_frozen.policies.throughput import Throughput
 from robomimic_frozen.policies.warm_start import start_from_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
     return FBC, {}
 
 
-class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
+class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
     """Flow-matching behaviour cloning with action chunks.
 
     Trains a velocity field on chunks of `algo.horizon` actions, executes the first `algo.act_steps` of each chunk, and
@@ -229,6 +230,7 @@ class FBC(LeanCheckpoints, FeatureBatches, PolicyAlgo):
         log["Loss"] = info["loss"].item()
         if "grad_norm" in info:
             log["Policy_Grad_Norms"] = info["grad_norm"].item()
+            log["EMA_Decay"] = self.nets["ema"].decay()
         return log
 
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:

@@ -1,0 +1,149 @@
+"""A study: what is compared is planned in a file, run once, and told in a report."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+import robomimic_frozen
+from robomimic_frozen import cli
+from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
+from robomimic_frozen.study.plan import read_plan
+from robomimic_frozen.study.report import write_report
+from robomimic_frozen.study.results import read_results
+from robomimic_frozen.study.study import run_study
+
+CONFIG = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
+
+
+def content(dataset, **changes):
+    """A study of two configurations that is as short as a study can be."""
+    kwargs = "observation.encoder.rgb.core_kwargs"
+    short = {"train.batch_size": 2, "algo.feature_cache.cached_crops": 1, f"{kwargs}.emb_dim": 8, "algo.network_kwargs.hidden_dims": [8]}
+    return {
+        "title": "Frozen <or> not",
+        "dataset": str(dataset),
+        "configurations": {
+            "frozen": {"config": str(CONFIG), "set": short},
+            "trained": {"config": str(CONFIG), "set": {**short, f"{kwargs}.freeze_encoder": False}},
+        },
+        "demos": [2],
+        "seeds": [1],
+        "budget": {"steps": 2},
+        "evaluation": {"episodes": 1, "horizon": 2},
+        "checkpoints": 2,
+        **changes,
+    }
+
+
+@pytest.fixture
+def write_plan(tmp_path):
+    robomimic_frozen.register()
+
+    def write(**values):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.mark.sim
+def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path):
+    out = tmp_path / "out"
+    plan = read_plan(write_plan(**content(lift_dataset)))
+    run_study(plan, out, workers=1)
+    results = read_results(out)
+    assert [(run["configuration"], run["demos"], run["seed"]) for run in results.runs] == [("frozen", 2, 1), ("trained", 2, 1)]
+    frozen, trained = results.runs
+    assert frozen["extraction_seconds"] > 0 == trained["extraction_seconds"]
+    assert frozen["trainable"] < frozen["parameters"] and trained["trainable"] == trained["parameters"]
+    for run in results.runs:
+        assert [checkpoint["steps"] for checkpoint in run["checkpoints"]] == [1, 2]
+        assert run["checkpoints"][0]["seconds"] < run["checkpoints"][1]["seconds"]
+        assert all((checkpoint["episodes"], checkpoint["mean_steps"]) == (1, 2) for checkpoint in run["checkpoints"])
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("model_epoch_*.pth")}
+    run_study(plan, out, workers=1)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("model_epoch_*.pth")}
+    check_report(write_report(out, with_films=True))
+
+    one_more_demo = dataclasses.replace(plan, demos=(3,), configurations=plan.configurations[:1], checkpoints=1)
+    run_study(one_more_demo, out, workers=1)
+    assert [(run["configuration"], run["demos"]) for run in read_results(out).runs] == [("frozen", 3)]
+    assert len(list((out / "runs").iterdir())) == 3
+
+
+def check_report(path):
+    html = path.read_text()
+    assert "<h1>Frozen &lt;or&gt; not</h1>" in html
+    assert html.count("data:image/png;base64,") == 5
+    assert html.count("data:image/jpeg;base64,") == 2  # both fail after two steps
+    assert "failure after 2 steps" in html
+    assert "robomimic-frozen train --config runs/frozen-2_demos-seed_1-" in html
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert len(list((path.parent / "figures").glob("*.png"))) == 5
+
+
+def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, tmp_path):
+    link_demonstrations(lift_dataset, (2, 4), tmp_path / "linked.hdf5")
+    with h5py.File(tmp_path / "linked.hdf5") as linked, h5py.File(lift_dataset) as original:
+        small, large, train = (
+            set(mask[()]) for mask in (linked[f"mask/{filter_key(2)}"], linked[f"mask/{filter_key(4)}"], original["mask/train"])
+        )
+        assert len(small) == 2 and len(large) == 4 and small < large <= train
+        assert linked["data"].attrs["env_args"] == original["data"].attrs["env_args"]
+        np.testing.assert_array_equal(linked["data/demo_1/actions"], original["data/demo_1/actions"])
+    assert (tmp_path / "linked.hdf5").stat().st_size < 100_000
+    with pytest.raises(DatasetError, match="has 5 demonstrations for training; the study asks for 6"):
+        link_demonstrations(lift_dataset, (2, 6), tmp_path / "more.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, "unknown key 'sedes' in the file; the nearest one is 'seeds'"),
+        ({"budget": {"minutes": 1}}, "unknown key 'minutes' in budget"),
+        ({"budget": {"steps": 1, "seconds": 1}}, "budget takes either seconds or steps"),
+        ({"budget": {"steps": 0}}, "budget.steps is 0; choose a whole number from 1 on"),
+        ({"budget": {"seconds": -1}}, "budget.seconds is -1; choose a number above 0"),
+        ({"configurations": {}}, "configurations is {}, where key: value pairs belong"),
+        ({"configurations": {"a": {"set": {}}}}, "configurations.a lacks 'config'"),
+        ({"demos": [5, 5]}, "demos is .5, 5.; give one or more, none twice"),
+        ({"demos": ["many"]}, "demos.0. is 'many'; choose a whole number"),
+        ({"seeds": []}, "seeds is ..; give one or more"),
+        ({"evaluation": {"episodes": 1.5}}, "evaluation.episodes is 1.5; choose a whole number"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(changes, words, write_plan):
+    with pytest.raises(ConfigError, match=words):
+        read_plan(write_plan(**content("lift.hdf5", **changes)))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "title: [", "", "\x00"])
+def test_what_is_no_plan_is_refused_in_one_line(text, tmp_path, capfd):
+    (tmp_path / "study.yaml").write_text(text)
+    assert cli.main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("robomimic-frozen study")]
+    assert "study.yaml" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_studies_do_not_write_to_one_folder(write_plan, tmp_path):
+    plan = read_plan(write_plan(**content("lift.hdf5")))
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study is writing to"):
+        run_study(plan, tmp_path, workers=1)
+
+
+def test_a_folder_without_a_study_has_no_report(tmp_path, capfd):
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert "is not the folder of a study" in capfd.readouterr().err
