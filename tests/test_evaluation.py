@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import mujoco
 import numpy as np
 import psutil
 import pytest
@@ -15,7 +16,7 @@ import robomimic.utils.train_utils as TrainUtils
 import torch
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
-from worker_functions import die_or_raise, raise_config_error
+from worker_functions import die_or_raise, raise_config_error, threads_of_a_rollout_worker
 
 import robomimic_frozen
 from robomimic_frozen import cli, compat
@@ -117,6 +118,25 @@ def test_nothing_is_rendered_that_the_policy_does_not_look_at(checkpoint, monkey
     rollouts.run(0, HORIZON)
     chunks = -(-HORIZON // rollouts.policy.policy.algo_config.act_steps)
     assert len(rendered) == 2 * chunks  # cameras
+
+
+def test_outcomes_do_not_depend_on_how_many_cores_a_worker_has(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert dict(surviving_map(threads_of_a_rollout_worker, 1, workers=1)) == {0: 1}
+
+
+SCENE = """<mujoco><asset><texture name="t" type="2d" builtin="checker" rgb1="{red} 0 0" rgb2="0 0 0" width="8" height="8"/>
+<material name="m" texture="t"/></asset><worldbody><geom type="plane" size="{plane} 1 1" material="m"/>
+<geom type="box" size="{box} 1 1"/></worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize(("changes", "same"), [({"box": 2}, True), ({"plane": 2}, False), ({"red": 0.5}, False)])
+def test_a_renderer_is_kept_where_it_draws_the_next_scene_as_a_new_one_would(changes, same):
+    from robomimic_frozen.evaluation.renderer import have_the_same_assets
+
+    default = {"red": 1, "plane": 1, "box": 1}
+    one, other = (mujoco.MjModel.from_xml_string(SCENE.format(**values)) for values in (default, {**default, **changes}))
+    assert have_the_same_assets(one, other) is same
 
 
 def without_times(folder):

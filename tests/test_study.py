@@ -1,10 +1,7 @@
 """A study: what is compared is planned in a file, run once, and told in a report."""
 
 import dataclasses
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import filelock
@@ -17,10 +14,11 @@ import robomimic_frozen
 from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError, DatasetError
 from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
-from robomimic_frozen.study.plan import read_plan
+from robomimic_frozen.study.plan import Budget, read_plan
 from robomimic_frozen.study.report import write_report
 from robomimic_frozen.study.results import read_results
 from robomimic_frozen.study.study import run_study
+from robomimic_frozen.study.training import StudyError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
 
@@ -58,7 +56,7 @@ def write_plan(tmp_path):
 
 
 @pytest.mark.sim
-def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path):
+def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path, monkeypatch):
     out = tmp_path / "out"
     plan = read_plan(write_plan(**content(lift_dataset)))
     run_study(plan, out, workers=1)
@@ -77,10 +75,17 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("model_epoch_*.pth")}
     check_report(write_report(out, with_films=True))
 
-    one_more_demo = dataclasses.replace(plan, demos=(3,), configurations=plan.configurations[:1], checkpoints=1)
-    run_study(one_more_demo, out, workers=1)
-    assert [(run["configuration"], run["demos"]) for run in read_results(out).runs] == [("frozen", 3)]
-    assert len(list((out / "runs").iterdir())) == 3
+    def fail(*_):
+        raise StudyError("it broke")
+
+    # Another budget: what was found with the first one counts no more, and stays.
+    monkeypatch.setattr("robomimic_frozen.study.study.train", fail)
+    with pytest.raises(StudyError, match="2 of 2 runs failed, first frozen, 2 demonstrations, seed 1: it broke"):
+        run_study(dataclasses.replace(plan, budget=Budget(steps=3)), out, workers=1)
+    with pytest.raises(ConfigError, match="no run of the study .* is finished yet"):
+        read_results(out)
+    run_study(plan, out, workers=1)
+    assert read_results(out).runs == results.runs
 
 
 def check_report(path):

@@ -18,3 +18,12 @@ def die_or_raise():
 
 def raise_config_error():
     raise ConfigError("no such thing")
+
+
+def threads_of_a_rollout_worker():
+    import torch
+
+    from robomimic_frozen.evaluation.evaluate import _make_runner
+
+    _make_runner([], rendering_threads=2)
+    return lambda index: torch.get_num_threads()

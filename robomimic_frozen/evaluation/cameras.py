@@ -41,9 +41,11 @@ class CameraGate:
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
-        """Within it nothing is rendered, not even by a reset, which would make and try out new sensors."""
-        has_cameras, self.is_open, self._env.use_camera_obs = self._env.use_camera_obs, False, False
+        """Within it nothing is rendered, not even by a reset, which would make and try out new sensors and a renderer."""
+        env = self._env
+        has_cameras, has_renderer = env.use_camera_obs, env.has_offscreen_renderer
+        self.is_open = env.use_camera_obs = env.has_offscreen_renderer = False
         try:
             yield
         finally:
-            self.is_open, self._env.use_camera_obs = True, has_cameras
+            self.is_open, env.use_camera_obs, env.has_offscreen_renderer = True, has_cameras, has_renderer

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import robomimic.utils.file_utils as FileUtils
@@ -15,6 +16,7 @@ import torch
 
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.evaluation.cameras import CameraGate
+from robomimic_frozen.evaluation.renderer import KeptRenderer
 from robomimic_frozen.evaluation.statistics import Episode
 
 VIDEO_SIZE = 256
@@ -42,7 +44,8 @@ class Rollouts:
                 "install what it was trained with"
             ) from error
         self._robosuite = getattr(self.env, "unwrapped", self.env).env
-        self._gate = CameraGate(self._robosuite)
+        self._gate, self._renderer = CameraGate(self._robosuite), KeptRenderer()
+        self._has_renderer = self._robosuite.has_offscreen_renderer
         self._check_cameras(checkpoint)
 
     def _check_cameras(self, checkpoint: Path) -> None:
@@ -93,16 +96,21 @@ class Rollouts:
 
     @contextlib.contextmanager
     def _only_the_last_observation(self) -> Iterator[None]:
-        """Within it the cameras render when the simulation's state has been set, and not before."""
-        base = getattr(self.env, "unwrapped", self.env)
-        original = base.get_observation
+        """Within it the renderer is made with the last simulation, and cameras render when its state has been set, not before."""
+        base, env = getattr(self.env, "unwrapped", self.env), self._robosuite
+        get_observation, reset_from_xml_string = base.get_observation, env.reset_from_xml_string
 
-        def get_observation(di: Any = None) -> dict[str, Any]:
+        def gated_observation(di: Any = None) -> dict[str, Any]:
             self._gate.is_open = di is None
-            return original(di)
+            return get_observation(di)
 
-        base.get_observation = get_observation
-        try:
+        def reset_with_renderer(xml: str) -> None:
+            env.has_offscreen_renderer = self._has_renderer
+            with self._renderer.in_use():
+                reset_from_xml_string(xml)
+
+        with (
+            mock.patch.object(base, "get_observation", gated_observation),
+            mock.patch.object(env, "reset_from_xml_string", reset_with_renderer),
+        ):
             yield
-        finally:
-            del base.get_observation

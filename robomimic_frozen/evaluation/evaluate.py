@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -127,6 +128,7 @@ def _make_runner(tasks: Sequence[Task], rendering_threads: int) -> Callable[[int
     # The last bits of an action, and with them outcomes, depend on how many threads compute it.
     torch.set_num_threads(1)
     rollouts = functools.lru_cache(maxsize=1)(Rollouts)  # tasks come checkpoint by checkpoint
+    gc.freeze()  # robosuite collects garbage at each reset, and the libraries are most of what is looked through
 
     def run(index: int) -> Episode:
         task = tasks[index]
