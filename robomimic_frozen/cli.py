@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -274,10 +275,16 @@ def _study(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.study.plan import read_plan
     from robomimic_frozen.study.report import write_report
     from robomimic_frozen.study.study import run_study
+    from robomimic_frozen.study.training import StudyError
 
     _check_at_least_one(arguments, "workers")
     check_output_dir(arguments.out)
-    run_study(read_plan(arguments.plan), arguments.out, arguments.workers)
+    try:
+        run_study(read_plan(arguments.plan), arguments.out, arguments.workers)
+    except StudyError:
+        with contextlib.suppress(ConfigError):  # none is finished
+            print(write_report(arguments.out, with_films=True))
+        raise
     print(write_report(arguments.out, with_films=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -17,6 +16,7 @@ from robomimic.config.config import Config
 from robomimic_frozen.checkpoints import checkpoints_in, networks, read_checkpoint
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_history, run_folders
+from robomimic_frozen.features.store import METADATA
 from robomimic_frozen.files import write_json
 from robomimic_frozen.info import count_parameters
 from robomimic_frozen.study.plan import Budget
@@ -66,7 +66,7 @@ class Training:
 
 
 def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, shared: Path) -> Training:
-    """Train with `config` within the budget; everything goes to `folder`, and `folder/training.json` is written last.
+    """Train with `config`, which is completed here, within the budget; everything goes to `folder`, and `folder/training.json` is written last.
 
     Args:
         shared: folder of the features and the calibration, for all seeds.
@@ -74,13 +74,15 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
     Raises:
         StudyError: training failed, or the budget is too small for `num_checkpoints` steps.
     """
-    config = copy.deepcopy(config)
     with config.values_unlocked():
         if "feature_cache" in config.algo:
             config.algo.feature_cache.dir = str((shared / "features").absolute())
     steps = budget.steps if budget.steps is not None else _steps_within(budget.seconds or 0, config, shared)
     if steps < num_checkpoints:
-        raise StudyError(f"{folder}: {steps} gradient steps fit into the budget, too few for {num_checkpoints} checkpoints; raise the budget")
+        raise StudyError(
+            f"{max(0, steps)} gradient steps fit into the budget, too few for {num_checkpoints} checkpoints "
+            f"(extracting the features took {_extraction_seconds(shared):.0f} s); raise the budget"
+        )
     epochs_between = min(_MOST_EPOCHS_BETWEEN_CHECKPOINTS, max(1, steps // (_FEWEST_STEPS_IN_AN_EPOCH * num_checkpoints)))
     epochs = num_checkpoints * epochs_between
     with config.values_unlocked():
@@ -160,6 +162,4 @@ def _model(checkpoint: Path) -> dict[str, Any]:
 
 
 def _extraction_seconds(shared: Path) -> float:
-    from robomimic_frozen.features.store import METADATA
-
     return sum(json.loads(file.read_text())["seconds"] for file in (shared / "features").glob(f"*/{METADATA}"))
