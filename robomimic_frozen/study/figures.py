@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from robomimic_frozen.study.results import Cost, Point, Results
 
@@ -20,21 +21,28 @@ def draw(results: Results) -> dict[str, Figure]:
     points, costs = results.points(), results.costs()
     figures = {}
     if results.manifest["plan"]["checkpoints"] > 1:
-        figures["success_over_seconds"] = _over(points, results, "training seconds", lambda point: point.seconds)
-        figures["success_over_steps"] = _over(points, results, "gradient steps", lambda point: point.steps)
+        figures["success_over_seconds"] = _over(points, results, "training seconds", lambda point: point.seconds, log=False)
+        figures["success_over_steps"] = _over(points, results, "gradient steps", lambda point: point.steps, log=True)
     figures["success_over_demonstrations"] = _over_demonstrations(results)
     figures["training_speed"] = _bars(costs, results, "gradient steps per second", lambda cost: cost.steps_per_second, log=True)
     figures["memory"] = _bars(costs, results, "resident memory in training (MB)", lambda cost: cost.memory_mb, log=False)
     return figures
 
 
-def _over(points: Sequence[Point], results: Results, label: str, x_of: Callable[[Point], float]) -> Figure:
+def _over(points: Sequence[Point], results: Results, label: str, x_of: Callable[[Point], float], log: bool) -> Figure:
     numbers = sorted({point.demos for point in points})
     figure = Figure(figsize=(3.4 * len(numbers) + 1, 3.6), layout="constrained")
     for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers):
         for name in results.configurations:
             _draw(axes, results, name, [point for point in points if (point.configuration, point.demos) == (name, demos)], x_of)
-        axes.set(xlabel=label, title=f"{demos} demonstrations", xscale="log")
+        axes.set(xlabel=label, title=f"{demos} demonstrations")
+        if log:
+            axes.set_xscale("log", subs=[2, 5])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:.0f}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(left=0)
     return _finished(figure)
 
 
