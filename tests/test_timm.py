@@ -79,3 +79,14 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_out(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(WeightsUnavailableError, match=r"model.safetensors of huggingface.co/timm/regnetx_002\S* .*core_kwargs.weights"):
         VisionBackbone(get_backbone("timm:regnetx_002"))
+
+
+def test_looking_a_network_up_for_the_first_time_draws_no_random_number():
+    from robomimic_frozen.encoders import timm_models
+
+    timm_models._get.cache_clear()
+    torch.manual_seed(0)
+    get_backbone("timm:regnetx_002")
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert drawn == torch.rand(1)

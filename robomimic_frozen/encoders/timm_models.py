@@ -37,9 +37,11 @@ def _get(name: str) -> Backbone:
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["resnet18"]
         raise ConfigError(f"timm has no model {name!r}; did you mean {' or '.join(f'timm:{other}' for other in close)}?")
-    network = _build(name)
+    with torch.random.fork_rng(devices=[]):  # a policy must not depend on whether its backbone was looked up before
+        network = _build(name)
+        is_chain = _is_a_chain(network)
     settings = network.pretrained_cfg
-    stages = tuple(name.replace(".", "_") for name in _stage_modules(network)) if _is_a_chain(network) else ("final",)
+    stages = tuple(name.replace(".", "_") for name in _stage_modules(network)) if is_chain else ("final",)
     classifiers = settings.get("classifier") or ()
     return Backbone(
         name=f"timm:{name}",
