@@ -1,6 +1,7 @@
 """A study: what is compared is planned in a file, run once, and told in a report."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
     assert read_results(out).runs == results.runs
 
 
+@pytest.mark.sim
+def test_a_budget_in_seconds_becomes_steps_after_the_features_have_been_extracted(lift_dataset, write_plan, tmp_path):
+    plan = read_plan(write_plan(**content(lift_dataset, budget={"seconds": 0.001})))
+    frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
+    with pytest.raises(StudyError, match=r"0 gradient steps fit into the budget, .* .extracting the features took \d+ s.; raise the budget"):
+        run_study(frozen_only, tmp_path, workers=1)
+    (calibration,) = tmp_path.glob("shared/frozen-2_demos-*/calibration.json")
+    assert json.loads(calibration.read_text())["seconds_per_step"] > 0
+    features = tmp_path.glob("shared/frozen-2_demos-*/features/*/metadata.json")
+    assert sum(json.loads(file.read_text())["seconds"] for file in features) > 0
+
+
 def check_report(path):
     html = path.read_text()
     assert "<h1>Frozen &lt;or&gt; not</h1>" in html
@@ -97,6 +110,8 @@ def check_report(path):
     assert "robomimic-frozen train --config runs/frozen-2_demos-seed_1-" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert len(list((path.parent / "figures").glob("*.png"))) == 5
+    numbers = json.loads((path.parent / "results.json").read_text())
+    assert [len(run["checkpoints"]) for run in numbers["runs"]] == [2, 2] and numbers["environment"]["packages"]["robomimic"]
 
 
 def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, tmp_path):

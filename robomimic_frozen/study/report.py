@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs no network, and its figures as PNG files."""
+"""A study as one HTML file that needs no network, its figures as PNG files, and its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from robomimic_frozen.files import complete_or_absent
+from robomimic_frozen.files import complete_or_absent, write_json
 from robomimic_frozen.study.figures import draw
 from robomimic_frozen.study.film import films
 from robomimic_frozen.study.results import Results, read_results
@@ -23,7 +23,7 @@ CAPTIONS = {
 
 
 def write_report(folder: Path, with_films: bool) -> Path:
-    """Write `report.html` and `figures/*.png` into the folder of a study. Returns the path of the former.
+    """Write `report.html`, `figures/*.png` and `results.json` into the folder of a study. Returns the path of the first.
 
     Args:
         with_films: whether to roll out a success and a failure of each configuration again for their pictures.
@@ -32,6 +32,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
         ConfigError: `folder` is not that of a study, or none of its runs is finished.
     """
     results = read_results(folder)
+    write_json(folder / "results.json", {**results.manifest, "runs": results.runs})
     pictures = {}
     for name, figure in draw(results).items():
         path = folder / "figures" / f"{name}.png"

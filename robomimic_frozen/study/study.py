@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from robomimic_frozen.preflight import check_dataset
 from robomimic_frozen.study import provenance
 from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
 from robomimic_frozen.study.plan import Plan, Run
-from robomimic_frozen.study.training import StudyError, finished_training, train
+from robomimic_frozen.study.training import StudyError, calibrate, finished_training, train
 
 MANIFEST, RESULT = "study.json", "result.json"
 
@@ -61,17 +61,26 @@ class _Study:
     def run(self) -> None:
         runs = list(self.plan.runs())
         self._write_manifest(runs)
+        if self.plan.budget.seconds is not None:
+            # All at once, so that the machine is in the same state for all of them.
+            first = [run for run in runs if run.seed == self.plan.seeds[0]]
+            self._each(first, "calibration", lambda run: calibrate(self._config(run), self._shared(run)))
+        failures = self._each(runs, "run", self._finish)
+        if failures:
+            raise StudyError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
+
+    def _each(self, runs: list[Run], unit: str, do: Callable[[Run], None]) -> list[str]:
+        """Do something with each run, whatever becomes of the others. Returns what went wrong."""
         failures = []
-        with tqdm(runs, unit="run") as bar:
+        with tqdm(runs, unit=unit) as bar:
             for run in bar:
                 bar.set_postfix_str(_label(run))
                 try:
-                    self._finish(run)
+                    do(run)
                 except RobomimicFrozenError as error:
                     failures.append(f"{_label(run)}: {error}")
                     bar.write(failures[-1])
-        if failures:
-            raise StudyError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
+        return failures
 
     def _finish(self, run: Run) -> None:
         folder, plan = self._folder(run), self.plan
@@ -80,7 +89,7 @@ class _Study:
             return
         training = finished_training(folder)
         if training is None:
-            training = train(self._config(run), plan.budget, plan.checkpoints, folder, self.out / "shared" / self._shared_name(run))
+            training = train(self._config(run), plan.budget, plan.checkpoints, folder, self._shared(run))
         files = [self.out / checkpoint.file for checkpoint in training.checkpoints]
         rolled_out = evaluate(
             files, plan.evaluation.episodes, plan.evaluation.horizon, self.workers, plan.evaluation.seed, folder / "evaluation", 0
@@ -111,8 +120,8 @@ class _Study:
         depends_on = self._depends_on(run, {"seed": run.seed, "checkpoints": self.plan.checkpoints})
         return self.out / "runs" / f"{_slug(run)}-seed_{run.seed}-{depends_on}"
 
-    def _shared_name(self, run: Run) -> str:
-        return f"{_slug(run)}-{self._depends_on(run, {})}"
+    def _shared(self, run: Run) -> Path:
+        return self.out / "shared" / f"{_slug(run)}-{self._depends_on(run, {})}"
 
     def _depends_on(self, run: Run, more: Mapping[str, Any]) -> str:
         name = run.configuration.name

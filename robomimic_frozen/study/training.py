@@ -23,7 +23,8 @@ from robomimic_frozen.study.plan import Budget
 
 _MOST_EPOCHS_BETWEEN_CHECKPOINTS = 5
 _FEWEST_STEPS_IN_AN_EPOCH = 20
-_CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 4
+_CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 5
+CALIBRATION = "calibration.json"
 
 
 class StudyError(RobomimicFrozenError):
@@ -66,18 +67,18 @@ class Training:
 
 
 def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, shared: Path) -> Training:
-    """Train with `config`, which is completed here, within the budget; everything goes to `folder`, and `folder/training.json` is written last.
+    """Train with `config`, which is completed here, within the budget; all goes to `folder`, last of it `folder/training.json`.
 
     Args:
-        shared: folder of the features and the calibration, for all seeds.
+        shared: folder of the features for all seeds and, for a budget in seconds, of what `calibrate` finds.
 
     Raises:
         StudyError: training failed, or the budget is too small for `num_checkpoints` steps.
     """
-    with config.values_unlocked():
-        if "feature_cache" in config.algo:
-            config.algo.feature_cache.dir = str((shared / "features").absolute())
-    steps = budget.steps if budget.steps is not None else _steps_within(budget.seconds or 0, config, shared)
+    if budget.seconds is not None:
+        calibrate(config, shared)
+    _use_features_in(shared, config)
+    steps = budget.steps or _steps_within(budget.seconds or 0, shared)
     if steps < num_checkpoints:
         raise StudyError(
             f"{max(0, steps)} gradient steps fit into the budget, too few for {num_checkpoints} checkpoints "
@@ -102,16 +103,28 @@ def finished_training(folder: Path) -> Training | None:
     return Training(**{**content, "checkpoints": tuple(Checkpoint(**each) for each in content["checkpoints"])})
 
 
-def _steps_within(seconds: float, config: Config, shared: Path) -> int:
-    """How many steps fit into the time that the extraction of the features leaves."""
-    calibration = shared / "calibration.json"
-    if not calibration.exists():
+def calibrate(config: Config, shared: Path) -> None:
+    """Extract the features that training with `config`, which is completed here, reads, and measure a few steps of it, unless
+    `shared/calibration.json` says that this was done. Raises StudyError if training fails."""
+    if (shared / CALIBRATION).exists():
+        return
+    _use_features_in(shared, config)
+    with config.values_unlocked():
+        config.experiment.save.enabled = False
+    run = _run_train(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, shared / "calibration")
+    minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
+    write_json(shared / CALIBRATION, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
+
+
+def _use_features_in(shared: Path, config: Config) -> None:
+    if "feature_cache" in config.algo:
         with config.values_unlocked():
-            config.experiment.save.enabled = False
-        run = _run_train(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, shared / "calibration")
-        minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
-        write_json(calibration, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
-    seconds_per_step = json.loads(calibration.read_text())["seconds_per_step"]
+            config.algo.feature_cache.dir = str((shared / "features").absolute())
+
+
+def _steps_within(seconds: float, shared: Path) -> int:
+    """How many steps fit into the time that the extraction of the features leaves."""
+    seconds_per_step = json.loads((shared / CALIBRATION).read_text())["seconds_per_step"]
     return int((seconds - _extraction_seconds(shared)) / seconds_per_step)
 
 
