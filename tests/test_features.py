@@ -30,6 +30,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
+def processes():
+    """A context whose processes start at once: they are copies of one that has loaded torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["robomimic_frozen.features.store", "robomimic_frozen.encoders", "pytest"])
+    return context
+
+
+@pytest.fixture(scope="module")
 def vision():
     torch.manual_seed(0)
     return VisionBackbone(get_backbone("resnet18"), pretrained=False)
@@ -237,12 +245,11 @@ def fill_disk(dataset, root):
     sys.exit("the disk was not full")
 
 
-def test_a_full_disk_is_reported_and_what_was_done_is_kept(dataset, tmp_path):
+def test_a_full_disk_is_reported_and_what_was_done_is_kept(dataset, tmp_path, processes):
     root = tmp_path / "cache"
     root.mkdir()
-    context = multiprocessing.get_context("spawn")
     for target, arguments in ((fill_disk, ()), (build_in_process, (0,))):
-        process = context.Process(target=target, args=(dataset, root, *arguments))
+        process = processes.Process(target=target, args=(dataset, root, *arguments))
         process.start()
         process.join()
         assert process.exitcode == 0
@@ -265,25 +272,23 @@ def build_in_process(dataset, root, seconds_for_a_demo):
     FeatureStore(root).get(source(dataset), extractor(vision), CPU)
 
 
-def test_several_processes_build_one_cache_once(dataset, tmp_path):
+def test_several_processes_build_one_cache_once(dataset, tmp_path, processes):
     root = tmp_path / "cache"
     root.mkdir()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=build_in_process, args=(dataset, root, 0.5)) for _ in range(2)]
-    for process in processes:
+    builders = [processes.Process(target=build_in_process, args=(dataset, root, 0.5)) for _ in range(2)]
+    for process in builders:
         process.start()
-    for process in processes:
+    for process in builders:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in builders] == [0, 0]
     assert len(list(root.glob("extracting_*"))) == 3
 
 
-def test_a_killed_extraction_leaves_no_cache_and_the_next_one_goes_on(dataset, tmp_path):
+def test_a_killed_extraction_leaves_no_cache_and_the_next_one_goes_on(dataset, tmp_path, processes):
     root, calm = tmp_path / "cache", tmp_path / "calm"
     root.mkdir()
     calm.mkdir()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=build_in_process, args=(dataset, root, 1))
+    process = processes.Process(target=build_in_process, args=(dataset, root, 1))
     process.start()
     while not list(root.glob("extracting_demo_1_*")):
         time.sleep(0.02)
@@ -291,7 +296,7 @@ def test_a_killed_extraction_leaves_no_cache_and_the_next_one_goes_on(dataset, t
     process.join()
     assert not list(root.glob("*/metadata.json"))
     for folder in (root, calm):
-        again = context.Process(target=build_in_process, args=(dataset, folder, 0))
+        again = processes.Process(target=build_in_process, args=(dataset, folder, 0))
         again.start()
         again.join()
     assert len(list(root.glob("extracting_demo_0_*"))) == 1
