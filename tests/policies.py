@@ -9,20 +9,48 @@ import torch
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
 
+from torch import nn
+
 import robomimic_frozen
+from robomimic_frozen import plugins
+from robomimic_frozen.encoders import Backbone
 
 OBS_SHAPES = {"agentview_image": (3, 32, 32), "robot0_eef_pos": (3,)}
 ACTION_DIM = 7
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def _small_network() -> nn.Sequential:
+    """Stages named as a ResNet's, with BatchNorm in each, and a thousandth of the parameters."""
+    widths = (3, 8, 16, 16, 24)
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+            for before, after in zip(widths, widths[1:])
+        )
+    )
+
+
+class SmallBackbone:
+    """A plugin with the backbone 'small': what these tests are about does not depend on the size of a network."""
+
+    backbone = Backbone("small", _small_network, fetch_weights=None, stages=STAGES, split=list)
+
+    @plugins.hookimpl
+    def frozen_backbones(self):
+        return [self.backbone]
 
 
 def make_config(**algo: Any):
     """A config for OBS_SHAPES on a small random encoder; `algo` changes keys of its algo section."""
     robomimic_frozen.register()
+    if not plugins.plugin_manager().has_plugin("small"):
+        plugins.plugin_manager().register(SmallBackbone(), name="small")
     config = config_factory("fbc_frozen")
     config.observation.modalities.obs.low_dim = ["robot0_eef_pos"]
     config.observation.modalities.obs.rgb = ["agentview_image"]
     config.observation.encoder.rgb.core_kwargs.update(
-        {"rgb_model_name": "resnet18", "pretrained_encoder": False, "emb_dim": 8, "crop_shape": [28, 28]}
+        {"rgb_model_name": "small", "pretrained_encoder": False, "emb_dim": 8, "crop_shape": [28, 28]}
     )
     config.algo.network_kwargs.hidden_dims = [32]
     config.algo.update(algo)

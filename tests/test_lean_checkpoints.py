@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from policies import make_config, make_obs, make_policy
+from policies import SmallBackbone, make_config, make_obs, make_policy
 from test_two_stages import act, save, train
 
-from robomimic_frozen.encoders.backbones import get_backbone
+from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.encoders.weights import restoring_checkpoint
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
 
@@ -31,7 +31,7 @@ def restored(policy, config=None):
 def weights_file(tmp_path):
     torch.manual_seed(1)
     path = tmp_path / "weights.pth"
-    torch.save(get_backbone("resnet18").build().state_dict(), path)
+    torch.save(SmallBackbone.backbone.build().state_dict(), path)
     return path
 
 
@@ -56,8 +56,10 @@ def test_a_restored_policy_acts_as_the_trained_one_bit_for_bit(setting, freeze, 
 
 @pytest.mark.parametrize(("setting", "most"), [("include", 94.6 / 2), ("reference", 12)])
 def test_two_cameras_of_the_default_config_take_little_room(setting, most, weights_file):
+    torch.save(get_backbone("resnet18").build().state_dict(), weights_file)
     config = referring_config(weights_file)
     config.algo.checkpoint.frozen_weights = setting
+    config.observation.encoder.rgb.core_kwargs.rgb_model_name = "resnet18"
     config.algo.network_kwargs.hidden_dims = [512, 512, 512, 512]
     config.observation.encoder.rgb.core_kwargs.emb_dim = 256
     config.observation.modalities.obs.rgb = ["agentview_image", "robot0_eye_in_hand_image"]
@@ -68,13 +70,13 @@ def test_two_cameras_of_the_default_config_take_little_room(setting, most, weigh
 def test_a_reference_whose_file_is_gone_says_what_is_missing(weights_file):
     policy = make_policy(referring_config(weights_file))
     weights_file.unlink()
-    with pytest.raises(WeightsUnavailableError, match=r"only refers to .* resnet18, sha256 [0-9a-f]{64}: .*does not exist"):
+    with pytest.raises(WeightsUnavailableError, match=r"only refers to .* small, sha256 [0-9a-f]{64}: .*does not exist"):
         restored(policy)
 
 
 def test_a_reference_to_other_weights_is_refused_before_anything_is_loaded(weights_file):
     policy = make_policy(referring_config(weights_file))
-    torch.save(get_backbone("resnet18").build().state_dict(), weights_file)
+    torch.save(SmallBackbone.backbone.build().state_dict(), weights_file)
     with restoring_checkpoint():
         other = make_policy(policy.global_config)
     before = {name: value.clone() for name, value in other.nets.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -105,7 +107,7 @@ def test_damaged_packed_weights_are_refused():
     policy = make_policy()
     state = policy.serialize()
     (record,) = state["frozen"]["records"].values()
-    record["weights"] = {**record["weights"], "layer1.0.0.weight": record["weights"]["layer1.0.1.weight"]}
+    record["weights"] = {**record["weights"], "layer1.1.weight": record["weights"]["layer1.1.bias"]}
     with pytest.raises(WeightsError, match="are damaged"):
         policy.deserialize(state)
 

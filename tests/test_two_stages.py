@@ -6,9 +6,8 @@ import re
 
 import pytest
 import torch
-from policies import make_batch, make_config, make_obs, make_policy
+from policies import SmallBackbone, make_batch, make_config, make_obs, make_policy
 
-from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.info import describe_checkpoint
 
@@ -132,9 +131,9 @@ def test_info_tells_what_the_checkpoint_holds(stage1):
     policy, checkpoint = stage1
     rows = dict(describe_checkpoint(checkpoint))
     trained = sum(parameter.numel() for parameter in policy.nets["policy"].parameters() if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in get_backbone("resnet18").build().parameters())
+    frozen = sum(parameter.numel() for parameter in SmallBackbone.backbone.build().parameters())
     assert rows["  trainable"] == f"{trained:,}"
     assert rows["  frozen"].startswith(f"{frozen:,}, ")
     assert rows["parameters"] == f"{trained + frozen:,}"
-    assert (rows["algorithm"], rows["  rgb_model_name"], rows["  freeze_encoder"]) == ("fbc_frozen", '"resnet18"', "true")
-    assert re.fullmatch("resnet18, sha256 [0-9a-f]{64}, in this file", rows["frozen weights"])
+    assert (rows["algorithm"], rows["  rgb_model_name"], rows["  freeze_encoder"]) == ("fbc_frozen", '"small"', "true")
+    assert re.fullmatch("small, sha256 [0-9a-f]{64}, in this file", rows["frozen weights"])
