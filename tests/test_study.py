@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from one_process import evaluating_in_this_process
 
 import robomimic_frozen
 from robomimic_frozen import cli
@@ -57,6 +58,7 @@ def write_plan(tmp_path):
 
 
 @pytest.mark.sim
+@evaluating_in_this_process()
 def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path, monkeypatch):
     out = tmp_path / "out"
     plan = read_plan(write_plan(**content(lift_dataset)))
