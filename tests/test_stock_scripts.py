@@ -38,17 +38,27 @@ def stock(script, *arguments):
     return result.stdout
 
 
-def write_config(tmp_path, settings, **changes):
-    """A config file in `tmp_path` that trains for two steps and saves once."""
-    for path, value in {**SHORT, "train.output_dir": str(tmp_path / "runs"), **changes}.items():
-        section = settings
-        *parents, key = path.split(".")
-        for parent in parents:
-            section = section[parent]
-        section[key] = value
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(settings))
-    return file
+@pytest.fixture
+def write_config(lift_dataset, tmp_path):
+    """Writes a config file to `tmp_path` that trains for two steps and saves once."""
+
+    def write(settings, **changes):
+        changes = {**SHORT, "train.output_dir": str(tmp_path / "runs"), **changes}
+        if "feature_cache" in settings["algo"]:
+            # Filled once for all tests and processes, with as few crops as can be.
+            store = {"algo.feature_cache.dir": str(lift_dataset.parent / "features"), "algo.feature_cache.cached_crops": 1}
+            changes = {**store, **changes}
+        for path, value in changes.items():
+            section = settings
+            *parents, key = path.split(".")
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(settings))
+        return file
+
+    return write
 
 
 def train(config, dataset, tmp_path):
@@ -67,9 +77,9 @@ def offline_settings():
     return json.loads((CONFIGS / "lift_mh_offline.json").read_text())
 
 
-def test_fbc_frozen_trains_and_rolls_out(lift_dataset, tmp_path):
+def test_fbc_frozen_trains_and_rolls_out(lift_dataset, write_config, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
-    checkpoint, output = train(write_config(tmp_path, offline_settings()), lift_dataset, tmp_path)
+    checkpoint, output = train(write_config(offline_settings()), lift_dataset, tmp_path)
     assert re.search(r"efficientnet_lite0, weights=\S*efficientnet-lite0-57934424.pth, frozen", output)
     stats = roll_out(checkpoint, "--video_path", tmp_path / "video.mp4")
     assert stats["Horizon"] == 10
@@ -77,44 +87,45 @@ def test_fbc_frozen_trains_and_rolls_out(lift_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["bc", "bc_rnn_gmm"])
-def test_the_core_works_under_stock_bc(head, lift_dataset, tmp_path):
+def test_the_core_works_under_stock_bc(head, lift_dataset, write_config, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     settings = config_factory("bc").to_dict()
     settings["observation"]["modalities"] = offline_settings()["observation"]["modalities"]
     settings["observation"]["encoder"]["rgb"] = offline_settings()["observation"]["encoder"]["rgb"]
     rnn = head == "bc_rnn_gmm"
     changes = {"algo.gmm.enabled": rnn, "algo.rnn.enabled": rnn, "train.seq_length": 10 if rnn else 1}
-    config = write_config(tmp_path, settings, **changes, **{"train.hdf5_cache_mode": "low_dim"})
+    config = write_config(settings, **changes, **{"train.hdf5_cache_mode": "low_dim"})
     checkpoint, output = train(config, lift_dataset, tmp_path)
     assert "FrozenResNetCore" in output
     assert roll_out(checkpoint)["Horizon"] == 10
 
 
-def test_a_checkpoint_rolls_out_where_the_weights_file_is_absent(lift_dataset, tmp_path):
+def test_a_checkpoint_rolls_out_where_the_weights_file_is_absent(lift_dataset, write_config, tmp_path):
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet18().state_dict(), weights)
     settings = offline_settings()
     settings["observation"]["encoder"]["rgb"]["core_kwargs"].update(rgb_model_name="resnet18", weights=str(weights))
-    checkpoint, _ = train(write_config(tmp_path, settings), lift_dataset, tmp_path)
+    config = write_config(settings, **{"algo.feature_cache.enabled": False})  # for two steps, features are not worth extracting
+    checkpoint, _ = train(config, lift_dataset, tmp_path)
     weights.unlink()
     assert roll_out(checkpoint)["Horizon"] == 10
 
 
-def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(lift_dataset, tmp_path, capfd):
+def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(lift_dataset, write_config, tmp_path, capfd):
     # Two filter keys that overlap: robomimic's own assertion, in the middle of its run.
     settings = offline_settings()
     changes = {
         "train.hdf5_filter_key": "better", "train.hdf5_validation_filter_key": "better", "experiment.validate": True
     }
-    config = write_config(tmp_path, settings, **changes)
+    config = write_config(settings, **changes)
     assert "run failed with error" in stock("train", "--config", config, "--dataset", lift_dataset)
     assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 1
     assert "the run failed: training demonstrations overlap" in capfd.readouterr().err
 
 
-def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift_dataset, tmp_path, monkeypatch):
+def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift_dataset, write_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path, offline_settings(), **{"train.output_dir": "here"})
+    config = write_config(offline_settings(), **{"train.output_dir": "here"})
     existing = tmp_path / "here" / "lift_mh_offline" / "earlier" / "models" / "model.pth"
     existing.parent.mkdir(parents=True)
     existing.write_text("kept")
@@ -123,8 +134,9 @@ def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift
     assert len(list((tmp_path / "here").rglob("models/*.pth"))) == 2
 
 
-def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
-    checkpoint, _ = train(write_config(tmp_path, offline_settings()), lift_dataset, tmp_path)
+def test_eval_with_a_seed_repeats_itself(lift_dataset, write_config, tmp_path, capfd):
+    assert cli.main(["train", "--config", str(write_config(offline_settings())), "--dataset", str(lift_dataset)]) == 0
+    (checkpoint,) = (tmp_path / "runs").rglob("models/*.pth")
 
     def first_states(seed):
         file = tmp_path / "rollouts.hdf5"
@@ -140,11 +152,10 @@ def test_eval_with_a_seed_repeats_itself(lift_dataset, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("unfreeze_at", [None, 2])
-def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(unfreeze_at, lift_dataset, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(unfreeze_at, lift_dataset, write_config, tmp_path, monkeypatch):
     changes = {"train.num_epochs": 3, "experiment.epoch_every_n_steps": 3, "experiment.save.every_n_epochs": 3}
-    changes |= {"algo.unfreeze_at_epoch": unfreeze_at, "train.batch_size": 10}
-    cache = {"algo.feature_cache.dir": str(tmp_path / "cache"), "train.cuda": False}
-    config = write_config(tmp_path, offline_settings(), **changes, **cache)
+    changes |= {"algo.unfreeze_at_epoch": unfreeze_at, "train.batch_size": 4, "train.cuda": False}
+    config = write_config(offline_settings(), **changes)
 
     def run(name, *arguments):
         output = ["--set", f"train.output_dir={tmp_path / name}"]
