@@ -33,8 +33,14 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    """One store for all tests; a test of how it is filled takes another."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def make_config(lift_dataset, weights, tmp_path):
+def make_config(lift_dataset, weights, cache_dir):
     def make(algo="fbc_frozen", cached=True, **changes):
         robomimic_frozen.register()
         config = config_factory(algo)
@@ -45,7 +51,7 @@ def make_config(lift_dataset, weights, tmp_path):
         # Small crops: these tests are about data, not about what a network sees.
         core = {"weights": str(weights), "crop_shape": [40, 40], "random_crop": False, "emb_dim": 32}
         config.observation.encoder.rgb.core_kwargs.update(core)
-        cache = {"enabled": cached, "dir": str(tmp_path / "cache"), "dtype": "float32", "cached_crops": 2}
+        cache = {"enabled": cached, "dir": str(cache_dir), "dtype": "float32", "cached_crops": 2}
         config.algo.feature_cache.update(cache)
         for path, value in changes.items():
             section = config
@@ -68,7 +74,7 @@ def losses_of_50_steps(config):
     model = algo_factory(config.algo_name, config, dict(SHAPES), 7, torch.device("cpu"))
     torch.manual_seed(1)
     dataset = make_dataset(config)
-    loader = DataLoader(dataset, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(2), drop_last=True)
+    loader = DataLoader(dataset, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(2), drop_last=True)
     model.set_train()
     losses = []
     torch.manual_seed(3)
@@ -253,9 +259,12 @@ def test_where_features_would_be_wrong_pixels_are_read_and_the_reason_is_logged(
     assert reason in caplog.text
 
 
-def test_precompute_extracts_all_that_training_reads(make_config, monkeypatch):
+def test_precompute_extracts_all_that_training_reads(make_config, tmp_path, monkeypatch):
     config = make_config(
-        train__hdf5_filter_key="train", train__hdf5_validation_filter_key="valid", experiment__validate=True
+        train__hdf5_filter_key="train",
+        train__hdf5_validation_filter_key="valid",
+        experiment__validate=True,
+        algo__feature_cache__dir=str(tmp_path),
     )
     precompute(config)
     monkeypatch.setattr(FeatureStore, "_build", lambda *_: pytest.fail("features were extracted again"))
