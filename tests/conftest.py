@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -11,13 +12,40 @@ import torch
 def pytest_configure() -> None:
     # The tests run in one process for each core; more threads than that would wait for one another.
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"
+
+
+# The files that take longest, in the order in which they begin, so that no process is left alone with one in the end. One
+# process makes the dataset for the first; the second has tests that do without it.
+LONGEST_FILES = (
+    "test_evaluation.py", "test_demos.py", "test_study.py", "test_stock_scripts.py", "test_cached_training.py", "test_packaging.py"
+)
+# Tests of these need not share a process: no fixture of their module takes long.
+DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("sim"):
             item.add_marker(pytest.mark.unit)
+    items.sort(key=_place)  # which leaves the order within a file, and of all other files, random
+
+
+def _place(item: pytest.Item) -> int:
+    return LONGEST_FILES.index(item.path.name) if item.path.name in LONGEST_FILES else len(LONGEST_FILES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as --dist=loadfile does it, except for files whose tests are few, long and independent."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid if file.endswith(DIVISIBLE_FILES) else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -33,5 +61,6 @@ def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = shared / "lift.hdf5"
     with filelock.FileLock(shared / "lift.lock"):
         if not path.exists():
-            generate_demos(path, num_demos=6, seed=1, workers=2, progress=False)
+            # One worker: the other tests have use for the other core.
+            generate_demos(path, num_demos=6, seed=1, workers=1, progress=False)
     return path
