@@ -6,13 +6,19 @@ from typing import Any
 
 import filelock
 import pytest
-import torch
+
+# Also for the processes that tests start. Where train.py has its two threads, they sleep while they wait, not spin. OpenMP
+# reads this when torch is imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+import torch  # noqa: E402
 
 
 def pytest_configure() -> None:
-    # The tests run in one process for each core; more threads than that would wait for one another.
+    # The tests run in one process for each core; more threads than that would wait for one another. robomimic's train.py asks
+    # for two, and every test that came after one that runs it in this process would take up to twenty times as long.
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"
+    torch.set_num_threads = lambda count: None  # type: ignore[assignment]
 
 
 # The files that take longest, in the order in which they begin, so that no process is left alone with one in the end. One
