@@ -16,7 +16,7 @@ import torch  # noqa: E402
 
 def pytest_configure() -> None:
     # The tests run in one process for each core; more threads than that would wait for one another. robomimic's train.py asks
-    # for two, and every test that came after one that runs it in this process would take up to twenty times as long.
+    # for two, which would stay for every test that comes after one that runs it in this process.
     torch.set_num_threads(1)
     torch.set_num_threads = lambda count: None  # type: ignore[assignment]
 
