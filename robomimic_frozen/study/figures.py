@@ -24,8 +24,8 @@ def draw(results: Results) -> dict[str, Figure]:
         figures["success_over_seconds"] = _over(points, results, "training seconds", lambda point: point.seconds, log=False)
         figures["success_over_steps"] = _over(points, results, "gradient steps", lambda point: point.steps, log=True)
     figures["success_over_demonstrations"] = _over_demonstrations(results)
-    figures["training_speed"] = _bars(costs, results, "gradient steps per second", lambda cost: cost.steps_per_second, log=True)
-    figures["memory"] = _bars(costs, results, "resident memory in training (MB)", lambda cost: cost.memory_mb, log=False)
+    figures["training_speed"] = _bars(costs, results, "gradient steps per second", lambda cost: cost.steps_per_second)
+    figures["memory"] = _bars(costs, results, "resident memory in training (MB)", lambda cost: cost.memory_mb)
     return figures
 
 
@@ -80,11 +80,13 @@ def _finished(figure: Figure) -> Figure:
     return figure
 
 
-def _bars(costs: Sequence[Cost], results: Results, label: str, value_of: Callable[[Cost], float], log: bool) -> Figure:
+def _bars(costs: Sequence[Cost], results: Results, label: str, value_of: Callable[[Cost], float]) -> Figure:
+    values = [value_of(cost) for cost in costs]
+    log = max(values) > 10 * min(values)  # where bars from zero would leave some of them invisible
     figure = Figure(figsize=(6.5, 0.6 + 0.5 * len(costs)), layout="constrained")
     axes = figure.subplots()
     colors = [COLORS[results.configurations.index(cost.configuration) % len(COLORS)] for cost in costs]
-    bars = axes.barh([cost.configuration for cost in costs], [value_of(cost) for cost in costs], color=colors, log=log)
+    bars = axes.barh([cost.configuration for cost in costs], values, color=colors, log=log)
     axes.bar_label(bars, fmt="{:.3g}" if log else "{:.0f}", padding=3)
     axes.margins(x=0.15)
     axes.invert_yaxis()
