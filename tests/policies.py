@@ -8,7 +8,6 @@ import robomimic.utils.obs_utils as ObsUtils
 import torch
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
-
 from torch import nn
 
 import robomimic_frozen

@@ -90,6 +90,8 @@ def test_the_switch_turns_it_off_and_explicit_registration_still_works(environme
         f"import robomimic_frozen; robomimic_frozen.register(); {KNOWN}"
     )
     assert environment.output(script, ROBOMIMIC_FROZEN_AUTOLOAD="0").splitlines()[-2:] == ["False", "fbc_frozen"]
+    script = "import robomimic_frozen; robomimic_frozen.register(); " + KNOWN
+    assert environment.output(script, ROBOMIMIC_FROZEN_AUTOLOAD="0").endswith("fbc_frozen")
 
 
 def test_an_interpreter_without_robomimic_pays_under_two_milliseconds_and_loads_nothing_else(wheel, tmp_path):
