@@ -1,20 +1,28 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and folders that one process writes to."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import filelock
+
+from robomimic_frozen.errors import ConfigError
 
 
 @contextlib.contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its name, and the place of an older one, unless the block fails.
 
-    Its suffix is that of `path`. For one writer at a time: what a killed one left behind is what the next one writes to.
+    Its suffix is that of `path`, and its folder is made. For one writer at a time: what a killed one left behind is what the next
+    one writes to.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
     try:
         yield partial
@@ -23,8 +31,36 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to a file that is there as a whole or not at all, in a folder that is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_or_absent(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write `content` as JSON to a file that is complete, on the disk too, or absent."""
+    with complete_or_absent(path) as beside, beside.open("w") as file:
+        file.write(json.dumps(content, indent=indent) + "\n")
+        to_disk(file)
+
+
+def to_disk(file: IO) -> None:
+    """Wait until the disk has all that was written."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Of the content of a file."""
+    result = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, what: str) -> Iterator[None]:
+    """Within it no other process is in such a block of the same folder, which is made. Raises ConfigError if one is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise ConfigError(f"another {what} is writing to {folder}; wait for it, or choose another --out") from error
+    with held:
+        yield

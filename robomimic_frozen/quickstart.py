@@ -20,6 +20,7 @@ from robomimic_frozen import compat
 from robomimic_frozen.config import FBCFrozenConfig
 from robomimic_frozen.data import generate_demos
 from robomimic_frozen.errors import RobomimicFrozenError
+from robomimic_frozen.files import write_json
 from robomimic_frozen.preflight import check_output_dir
 
 _DOWNLOAD_SECONDS = 10
@@ -74,7 +75,7 @@ def quickstart(out: Path, num_demos: int, num_rollouts: int, seed: int, workers:
         "checkpoint": str(checkpoint),
         "video": str(video),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=4) + "\n")
+    write_json(out / "summary.json", summary, indent=4)
     _print_summary(summary, out)
     return summary
 

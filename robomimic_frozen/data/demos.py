@@ -14,7 +14,6 @@ from pathlib import Path
 import tqdm
 
 from robomimic_frozen.data.episodes import EpisodeMaker
-from robomimic_frozen.data.operators import OPERATORS
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
 from robomimic_frozen.errors import ConfigError, DatasetError
 from robomimic_frozen.workers import ordered_map

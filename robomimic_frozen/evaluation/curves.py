@@ -37,7 +37,6 @@ def plot_histories(histories: Sequence[History], path: Path) -> None:
     figure.axes[0].set_yscale("log" if _all_positive(histories) else "linear")
     if len(kinds) == 2:
         figure.axes[1].set_ylim(-0.02, 1.02)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with complete_or_absent(path) as beside:
         figure.savefig(beside, dpi=150)
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 from tqdm import tqdm
 
 from robomimic_frozen import compat
 from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.statistics import Episode, Summary, summarize
-from robomimic_frozen.files import write_json
+from robomimic_frozen.files import sha256_of, sole_writer, write_json
 from robomimic_frozen.workers import surviving_map
 
 
@@ -67,16 +65,12 @@ def evaluate(
         for path in checkpoints
         for file in checkpoints_in(path, "CKPT")
     }
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(out / ".lock", blocking=False):
-            try:
-                _roll_out([task for each in tasks.values() for task in each if not task.result.exists()], workers)
-            finally:
-                summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
-                write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
-    except filelock.Timeout as error:
-        raise ConfigError(f"another evaluation is writing to {out}; wait for it, or choose another --out") from error
+    with sole_writer(out, "evaluation"):
+        try:
+            _roll_out([task for each in tasks.values() for task in each if not task.result.exists()], workers)
+        finally:
+            summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
+            write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
     return summaries
 
 
@@ -149,6 +143,6 @@ def _horizon_of(checkpoint: Path) -> int:
 
 def _sha256(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256_of(file)
     except OSError as error:
         raise ConfigError(f"checkpoint {file} cannot be read ({error.strerror}); correct the path") from error

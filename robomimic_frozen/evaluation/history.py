@@ -29,10 +29,6 @@ class History:
     steps_per_epoch: int | None
     scalars: Mapping[str, Mapping[int, float]]
 
-    def training_seconds(self) -> float:
-        """Of all epochs, without rollouts, validation and checkpoints."""
-        return 60 * sum(self.scalars[EPOCH_MINUTES].values())
-
 
 def run_folders(path: Path) -> list[Path]:
     """`path`, if it is the folder of a run, or all runs in it, by name. Raises ConfigError if there are none."""

@@ -29,7 +29,7 @@ from robomimic_frozen.errors import CacheUnavailableError, DatasetError
 from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import ImageSource, image_digest
 from robomimic_frozen.features.spec import Extractor, cache_key
-from robomimic_frozen.files import complete_or_absent
+from robomimic_frozen.files import to_disk, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class FeatureStore:
                     raise DatasetError(f"{source.path} changed while its features were extracted; run again when it is complete")
                 features = extraction(source.frames_of(demo), images).tobytes()
                 file.write(features)
-                _to_disk(file)
+                to_disk(file)
                 progress.add(demo, len(images), expected, zlib.crc32(features))
                 bar.update()
                 bar.set_postfix_str(f"{bar.images_per_second(len(images) * (1 + extractor.cached_crops)):.0f} images/s")
@@ -161,7 +161,7 @@ class FeatureStore:
             "demos": progress.demos,
             "seconds": round(time.monotonic() - start, 1),
         }
-        _write_json(partial / METADATA, metadata)
+        write_json(partial / METADATA, metadata, indent=None)
         (partial / PROGRESS).unlink()
         partial.rename(self.root / key)
 
@@ -205,7 +205,7 @@ class _Progress:
 
     def add(self, name: str, frames: int, images: str, checksum: int) -> None:
         self.demos.append({"name": name, "frames": frames, "images": images, "crc32": checksum})
-        _write_json(self.path, self.demos)
+        write_json(self.path, self.demos, indent=None)
 
 
 class _ProgressBar(tqdm):
@@ -218,14 +218,3 @@ class _ProgressBar(tqdm):
     def images_per_second(self, more: int) -> float:
         self._images += more
         return self._images / max(self.format_dict["elapsed"], 1e-9)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with complete_or_absent(path) as beside, beside.open("w") as file:
-        json.dump(content, file)
-        _to_disk(file)
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

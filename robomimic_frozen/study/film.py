@@ -53,7 +53,7 @@ def _film(results: Results, run: dict[str, Any], checkpoint: Path, episode: dict
     out = results.folder / "videos" / run["folder"]
     evaluate([checkpoint], 1, episode["horizon"], 1, episode["seed"], out, num_videos=1)
     outcome = "success" if episode["success"] else "failure"
-    # of this checkpoint; `out` is of its run, and the checkpoint's own digest is in the path
+    # The first part of the path names the checkpoint, of which there is one in the folder of a run.
     (video,) = out.glob(f"*/horizon_{episode['horizon']}/videos/{outcome}/seed_{episode['seed']}.mp4")
     strip = video.with_suffix(".jpg")
     if not strip.exists():

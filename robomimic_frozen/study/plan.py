@@ -118,8 +118,8 @@ def read_plan(path: Path) -> Plan:
 
 
 def _plan(content: Any, folder: Path) -> Plan:
-    configurations = []
-    for name, settings in _mapping(content.get("configurations") if isinstance(content, Mapping) else content, "configurations").items():
+    content, configurations = _mapping(content, "the file"), []
+    for name, settings in _mapping(content.get("configurations"), "configurations").items():
         configuration = _made(Configuration, {"name": str(name), **_mapping(settings, name)}, f"configurations.{name}")
         configurations.append(dataclasses.replace(configuration, config=folder / configuration.config))
     plan = _made(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,8 +16,10 @@ from robomimic.config.config import Config
 from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.files import sha256_of
 
 PACKAGES = ("robomimic", "robosuite", "mujoco", "torch", "torchvision", "numpy")
+_REPORTING = ("study/results.py", "study/figures.py", "study/film.py", "study/report.py")
 
 
 def environment() -> dict[str, Any]:
@@ -33,23 +34,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-@functools.cache
 def code_digest() -> str:
-    """sha256 over the modules of this package that training and evaluation use."""
+    """sha256 over the modules of this package, but for those that only tell what came out."""
     package = Path(__file__).parent.parent
     result = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        if not path.is_relative_to(package / "study"):
-            result.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
-    return result.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    result = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            result.update(block)
+        if path.relative_to(package).as_posix() not in _REPORTING:
+            result.update(f"{path.relative_to(package)} {sha256_of(path)}".encode())
     return result.hexdigest()
 
 

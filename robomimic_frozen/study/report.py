@@ -36,7 +36,6 @@ def write_report(folder: Path, with_films: bool) -> Path:
     pictures = {}
     for name, figure in draw(results).items():
         path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
         with complete_or_absent(path) as beside:
             figure.savefig(beside, dpi=130)
         pictures[name] = _embedded(path)

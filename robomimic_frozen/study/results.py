@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,16 @@ class Results:
     Attributes:
         manifest: its plan and what its runs depend on, as `study.json` has them.
         runs: the results of those that are finished, each with the name of its 'folder'.
-        num_planned: how many there are to be.
     """
 
     folder: Path
     manifest: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
-    num_planned: int
+
+    @property
+    def num_planned(self) -> int:
+        """How many runs there are to be."""
+        return len(self.manifest["runs"])
 
     @property
     def configurations(self) -> list[str]:
@@ -80,12 +83,14 @@ class Results:
 
     def points(self) -> list[Point]:
         """All checkpoints, pooled over seeds."""
-        points = []
+        points: list[Point] = []
         for name in self.configurations:
             for demos in sorted({run["demos"] for run in self.runs}):
                 runs = [run for run in self.runs if (run["configuration"], run["demos"]) == (name, demos)]
                 for number, checkpoints in enumerate(zip(*(run["checkpoints"] for run in runs))):
-                    points += _pooled(name, demos, number, [each for each in checkpoints if each["episodes"]])
+                    ended = [each for each in checkpoints if each["episodes"]]
+                    if ended:
+                        points.append(_pooled(name, demos, number, ended))
         return points
 
     def final_points(self) -> list[Point]:
@@ -113,20 +118,19 @@ def read_results(folder: Path) -> Results:
         raise ConfigError(f"{folder} is not the folder of a study ({error}); make one: robomimic-frozen study FILE --out {folder}") from error
     if not runs:
         raise ConfigError(f"no run of the study in {folder} is finished yet")
-    return Results(folder, manifest, runs, len(files))
+    return Results(folder, manifest, runs)
 
 
-def _pooled(name: str, demos: int, number: int, checkpoints: Sequence[dict[str, Any]]) -> Iterable[Point]:
-    if checkpoints:
-        yield Point(
-            name, demos, number,
-            steps=statistics.mean(each["steps"] for each in checkpoints),
-            seconds=statistics.mean(each["seconds"] for each in checkpoints),
-            rates=tuple(each["success_rate"] for each in checkpoints),
-            successes=sum(each["successes"] for each in checkpoints),
-            episodes=sum(each["episodes"] for each in checkpoints),
-            errors=sum(each["errors"] for each in checkpoints),
-        )
+def _pooled(name: str, demos: int, number: int, checkpoints: Sequence[dict[str, Any]]) -> Point:
+    return Point(
+        name, demos, number,
+        steps=statistics.mean(each["steps"] for each in checkpoints),
+        seconds=statistics.mean(each["seconds"] for each in checkpoints),
+        rates=tuple(each["success_rate"] for each in checkpoints),
+        successes=sum(each["successes"] for each in checkpoints),
+        episodes=sum(each["episodes"] for each in checkpoints),
+        errors=sum(each["errors"] for each in checkpoints),
+    )
 
 
 def _cost(name: str, runs: Sequence[dict[str, Any]]) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -9,13 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 from robomimic.config.config import Config
 from tqdm import tqdm
 
-from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
+from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate
-from robomimic_frozen.files import write_json
+from robomimic_frozen.files import sha256_of, sole_writer, write_json
 from robomimic_frozen.preflight import check_dataset
 from robomimic_frozen.study import provenance
 from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
@@ -38,12 +38,8 @@ def run_study(plan: Plan, out: Path, workers: int) -> None:
         ConfigError, DatasetError, WeightsError: of the plan, before anything runs; or another study is writing to `out`.
         StudyError: runs failed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(out / ".lock", blocking=False):
-            _Study(plan, out, workers).run()
-    except filelock.Timeout as error:
-        raise ConfigError(f"another study is writing to {out}; wait for it, or choose another --out") from error
+    with sole_writer(out, "study"):
+        _Study(plan, out, workers).run()
 
 
 class _Study:
@@ -54,7 +50,7 @@ class _Study:
         obs_keys = {key for config in self.configs.values() for key in config.all_obs_keys}
         check_dataset(plan.dataset, obs_keys, [])
         self.weights = {name: provenance.weights_digest(config) for name, config in self.configs.items()}
-        self.data = {"dataset": str(plan.dataset), "sha256": provenance.file_digest(plan.dataset)}
+        self.data = {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)}
         self.demonstrations = out / f"demonstrations-{provenance.fingerprint(self.data, plan.demos)}.hdf5"
         link_demonstrations(plan.dataset, plan.demos, self.demonstrations)
 
@@ -103,7 +99,7 @@ class _Study:
 
     def _config(self, run: Run) -> Config:
         """What stock train.py gets, but for folders and lengths."""
-        config = run.configuration.load()
+        config = copy.deepcopy(self.configs[run.configuration.name])
         with config.values_unlocked():
             config.train.data = str(self.demonstrations.absolute())
             config.train.hdf5_filter_key = filter_key(run.demos)

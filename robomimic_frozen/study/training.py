@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from robomimic.config.config import Config
 
@@ -160,7 +159,8 @@ def _measure(run: Path, folder: Path, shared: Path) -> Training:
         Checkpoint(str(file.relative_to(folder.parent.parent)), epoch * steps_per_epoch, seconds_at[epoch])
         for epoch, file in sorted(by_epoch.items())
     )
-    parameters, trainable = count_parameters(networks(_model(by_epoch[max(by_epoch)])))
+    model = read_checkpoint(by_epoch[max(by_epoch)], "the run")["model"]
+    parameters, trainable = count_parameters(networks(model))
     return Training(
         checkpoints, extraction, elapsed / checkpoints[-1].steps, max(history.scalars[MEMORY].values()), parameters, trainable
     )
@@ -168,10 +168,6 @@ def _measure(run: Path, folder: Path, shared: Path) -> Training:
 
 def _epoch_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("model_epoch_"))
-
-
-def _model(checkpoint: Path) -> dict[str, Any]:
-    return read_checkpoint(checkpoint, "the run")["model"]
 
 
 def _extraction_seconds(shared: Path) -> float:
