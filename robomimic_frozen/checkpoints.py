@@ -42,7 +42,7 @@ def checkpoints_in(path: Path, setting: str) -> list[Path]:
 
 def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state of the networks in what an algo's `serialize` gave; robomimic 0.5 keeps that of the optimizers beside it."""
-    return model["nets"] if "nets" in model else model
+    return model.get("nets", model)
 
 
 def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:

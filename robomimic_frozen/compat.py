@@ -119,9 +119,9 @@ def normalize_observations_that_have_statistics() -> None:
 
         @functools.wraps(original)
         def normalize(values, *stats, shift=shift, scale=scale, **named_stats):
-            (stats,) = (*stats, *named_stats.values())
-            for key in values.keys() & stats.keys():
-                values[key] = (values[key] - stats[key][shift][0]) / stats[key][scale][0]
+            of_keys = [*stats, *named_stats.values()][0]
+            for key in values.keys() & of_keys.keys():
+                values[key] = (values[key] - of_keys[key][shift][0]) / of_keys[key][scale][0]
             return values
 
         setattr(ObsUtils, name, normalize)

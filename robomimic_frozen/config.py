@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from robomimic.config.base_config import BaseConfig
 from robomimic.config.bc_config import BCConfig
 
 
 class _FrozenImages:
     """What all configs of frozen encoders share. Not a BaseConfig: defining one of those registers it."""
+
+    train: Any
+    algo: Any
+    observation: Any
 
     def train_config(self) -> None:
         super().train_config()  # type: ignore[misc]
@@ -28,7 +34,7 @@ class _FrozenImages:
         self.algo.checkpoint.frozen_weights = "include"  # or "reference": name them by sha256, and restore from their file
 
     def observation_config(self) -> None:
-        super().observation_config()
+        super().observation_config()  # type: ignore[misc]
         self.observation.modalities.obs.low_dim = ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"]
         self.observation.modalities.obs.rgb = ["agentview_image", "robot0_eye_in_hand_image"]
 

@@ -87,6 +87,7 @@ def _choose_backbone() -> str:
         "print('ready', flush=True); backbone.fetch_weights()"
     )
     process = subprocess.Popen([sys.executable, "-c", fetch], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None  # a pipe
     process.stdout.readline()  # the seconds that importing torch takes are not the download's
     try:
         found = process.wait(timeout=_DOWNLOAD_SECONDS) == 0
@@ -161,6 +162,7 @@ def _run(command: list[str], log: Path) -> Iterator[str]:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as process,
     ):
+        assert process.stdin is not None and process.stdout is not None  # pipes
         # Stock train.py asks whether to delete an earlier run of the same name.
         process.stdin.write("n\n")
         process.stdin.close()

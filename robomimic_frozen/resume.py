@@ -39,7 +39,7 @@ class ResumableEpochs:
 
     def __init__(self, seed: int, resume_from: Path | None) -> None:
         self.seed = seed
-        self.run_dir = resume_from
+        self.run_dir: Path = resume_from or Path()
         self.model: Any = None
         self._state = None if resume_from is None else _read(resume_from / STATE_FILE)
 

@@ -8,10 +8,10 @@ import multiprocessing
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from robomimic_frozen.errors import RobomimicFrozenError
 
@@ -31,7 +31,7 @@ class _Failure(NamedTuple):
     traceback: str
 
 
-def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, workers: int) -> Iterator[Result]:
+def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, workers: int) -> Generator[Result]:
     """The results of `build()(i)` for i = 0 ... count - 1, in this order, computed by several processes.
 
     Args:
@@ -51,7 +51,7 @@ def ordered_map(build: Callable[[], Callable[[int], Result]], count: int, worker
 
 def surviving_map(
     build: Callable[[], Callable[[int], Result]], count: int, workers: int, attempts: int = 2
-) -> Iterator[tuple[int, Result | Exception]]:
+) -> Generator[tuple[int, Result | Exception]]:
     """(i, the result of `build()(i)`) for i = 0 ... count - 1 as they come, whatever happens to the processes that compute them.
 
     A number whose process died or raised is tried again in a new process, `attempts` times in all; then the exception takes the
@@ -78,7 +78,7 @@ def surviving_map(
     try:
         hand_out()
         while assigned:
-            connection = wait(list(assigned))[0]
+            connection = cast(Connection, wait(list(assigned))[0])
             index, answer = assigned.pop(connection), _answer(connection, processes)
             if isinstance(answer, _Failure):
                 _end({connection: processes.pop(connection)})

@@ -146,7 +146,7 @@ def _measure(jobs: dict[str, Job], rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def _serve(connection: Any, job: Job) -> None:
-    with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         run, facts = _prepare(job)
         connection.send(facts)
         while (steps := connection.recv()) is not None:
@@ -170,7 +170,7 @@ def _prepare(job: Job) -> tuple[Any, dict[str, Any]]:
     torch.set_num_threads(max(2, os.cpu_count() or 2) if job.device == "cuda" else 2)  # 2: as stock train.py
     config = _config(job)
     ObsUtils.initialize_obs_utils_with_config(config)
-    shapes = {camera: (3, job.image_size, job.image_size) for camera in job.cameras}
+    shapes = dict.fromkeys(job.cameras, (3, job.image_size, job.image_size))
     shapes["robot0_eef_pos"] = (3,)
     model = algo_factory("fbc_frozen", config, shapes, 7, torch.device(job.device))
     with _frames_the_policy_reads() if job.variant in ("unfrozen_tuned", "frozen", "fine_tune_tuned") else contextlib.nullcontext():

@@ -40,7 +40,8 @@ def main() -> None:
     length = ["--horizon", str(arguments.horizon)]
     ours, episodes = time_ours(arguments, length)
     stock = min(time_stock(arguments, length, os.environ), time_stock(arguments, length, ONE_THREAD))
-    print(f"robomimic's run_trained_agent.py {60 * arguments.episodes / stock:6.1f} episodes/minute ({stock:.1f} s; the faster of one and all threads)")
+    stock_speed = f"{60 * arguments.episodes / stock:6.1f} episodes/minute ({stock:.1f} s; the faster of one and all threads)"
+    print(f"robomimic's run_trained_agent.py {stock_speed}")
     print(f"robomimic-frozen eval            {60 * arguments.episodes / ours:6.1f} episodes/minute ({ours:.1f} s)")
     print(f"ratio                            {stock / ours:6.1f}")
     command = [sys.executable, __file__, str(arguments.checkpoint), *length, "--compare", str(arguments.compare), "--stock-outcomes"]
@@ -72,8 +73,9 @@ def timed(command: list[str], environment: dict[str, str]) -> float:
 def print_stock_outcomes(checkpoint: Path, horizon: int, seeds: int) -> None:
     """[success, steps] of each seed as a line of JSON."""
     import robomimic.utils.file_utils as FileUtils
-    import robomimic_frozen
     from robomimic.scripts.run_trained_agent import rollout
+
+    import robomimic_frozen
 
     robomimic_frozen.register()
     outcomes = []

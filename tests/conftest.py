@@ -11,7 +11,7 @@ import pytest
 # reads this when torch is imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-import torch  # noqa: E402
+import torch
 
 
 def pytest_configure() -> None:

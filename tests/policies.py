@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -25,7 +26,7 @@ def _small_network() -> nn.Sequential:
     return nn.Sequential(
         *(
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-            for before, after in zip(widths, widths[1:])
+            for before, after in itertools.pairwise(widths)
         )
     )
 

@@ -13,7 +13,7 @@ from robomimic_frozen import _autoload
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """The name of a module that is importable, not yet imported, and counts its executions."""
-    name = f"fake_module_{os.getpid()}_{len(os.listdir(tmp_path))}"
+    name = f"fake_module_{os.getpid()}_{len(list(tmp_path.iterdir()))}"
     (tmp_path / f"{name}.py").write_text("executions = globals().get('executions', 0) + 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))

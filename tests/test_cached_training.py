@@ -275,6 +275,10 @@ def test_precompute_extracts_all_that_training_reads(make_config, tmp_path, monk
 def test_precompute_refuses_what_would_not_read_features(make_config, tmp_path):
     with pytest.raises(ConfigError, match="no features to precompute: the encoder is not frozen"):
         precompute(make_config(observation__encoder__rgb__core_kwargs__freeze_encoder=False))
+    with pytest.raises(ConfigError, match="no features to precompute: the policy looks at no images"):
+        precompute(make_config(observation__modalities__obs__rgb=[]))
+    with pytest.raises(ConfigError, match="no features to precompute: bc reads no features; choose fbc_frozen or bc_frozen"):
+        precompute(config_factory("bc"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CacheUnavailableError):
         precompute(make_config(algo__feature_cache__dir=str(tmp_path / "file" / "cache")))

@@ -14,7 +14,9 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 OFFLINE = str(CONFIGS / "lift_mh_offline.json")
 
 
-@pytest.mark.parametrize("arguments", [[], ["quickstart"], ["demos"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"], ["info"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["quickstart"], ["demos"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"], ["info"]]
+)
 def test_help_loads_neither_torch_nor_robomimic(arguments):
     script = (
         "import sys; sys.argv = ['robomimic-frozen', *sys.argv[1:], '--help']\n"

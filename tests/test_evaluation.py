@@ -14,9 +14,9 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
+from one_process import evaluating_in_this_process
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
-from one_process import evaluating_in_this_process
 from worker_functions import die_or_raise, raise_config_error, threads_of_a_rollout_worker
 
 import robomimic_frozen
@@ -110,8 +110,9 @@ def test_stacked_frames_are_rendered_as_if_cameras_were_always_on(make_checkpoin
 
 @pytest.mark.sim
 def test_nothing_is_rendered_that_the_policy_does_not_look_at(checkpoint, monkeypatch):
-    from robomimic_frozen.evaluation.episodes import Rollouts
     from robosuite.utils.binding_utils import MjSim
+
+    from robomimic_frozen.evaluation.episodes import Rollouts
 
     rollouts = Rollouts(checkpoint)
     rendered, render = [], MjSim.render

@@ -51,7 +51,7 @@ class Environment:
     def output(self, script, **variables):
         result = subprocess.run(
             [self.python, "-c", script], env={**os.environ, **variables}, cwd=self.python.parent, check=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            capture_output=True, text=True,
         )
         return result.stdout.strip()
 

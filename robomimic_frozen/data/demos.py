@@ -79,7 +79,9 @@ def generate_demos(
     workers = _usable_cores() if workers is None else workers
     _check_numbers(num_demos=(num_demos, 1), workers=(workers, 1), image_size=(image_size, 1), seed=(seed, 0))
     build = functools.partial(EpisodeMaker, tuple(camera_names), image_size, seed)
-    demos_of, attempts_of, frames_in = Counter(), Counter(), Counter()
+    demos_of: Counter[str] = Counter()
+    attempts_of: Counter[str] = Counter()
+    frames_in: Counter[str] = Counter()
     with _complete_or_absent(path) as partial, DemoFile(partial, seed, next_obs) as file:
         episodes = ordered_map(build, num_demos, workers)
         with contextlib.closing(episodes):

@@ -55,10 +55,10 @@ def portable_model(model_xml: str) -> str:
 
 
 def _env_class() -> type[EnvRobosuite]:
-    import robomimic_frozen
+    from robomimic_frozen.plugins import register
 
     # robomimic 0.3 cannot import its robosuite wrapper on a current robosuite before this.
-    robomimic_frozen.register()
+    register()
     from robomimic.envs.env_robosuite import EnvRobosuite
 
     return EnvRobosuite

@@ -7,6 +7,7 @@ EfficientNet: Tan and Le 2019, https://arxiv.org/abs/1905.11946; Lite0: https://
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,7 +30,7 @@ def _build() -> nn.Module:
     return network
 
 
-def _split(network: nn.Module) -> tuple[nn.Module, ...]:
+def _split(network: Any) -> tuple[nn.Module, ...]:
     blocks = network._blocks
     return (
         nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(), *blocks[:3]),

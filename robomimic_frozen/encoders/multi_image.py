@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,20 +90,19 @@ class MultiImageObsEncoder(nn.Module):
                 "use_group_norm with pretrained throws the weights' BatchNorm statistics away, and the features with them; "
                 "set use_group_norm=False, or pretrained=False to train from random weights"
             )
-        self.key_transform_map = nn.ModuleDict(
-            {
-                key: ResizeAndCrop(self.shapes[key], _for_key(resize_shape, key), _for_key(crop_shape, key), random_crop)
-                for key in self.rgb_keys
-            }
-        )
-        if share_rgb_model and len({transform.output_size for transform in self.key_transform_map.values()}) > 1:
+        transforms = {
+            key: ResizeAndCrop(self.shapes[key], _for_key(resize_shape, key), _for_key(crop_shape, key), random_crop)
+            for key in self.rgb_keys
+        }
+        self.key_transform_map = nn.ModuleDict(transforms)
+        if share_rgb_model and len({transform.output_size for transform in transforms.values()}) > 1:
             raise ConfigError("share_rgb_model needs images of one size; give each key a resize_shape or crop_shape to that end")
         backbone = _backbone(rgb_model_name, use_group_norm)
         self.key_model_map = nn.ModuleDict()
         for key in self.rgb_keys[:1] if share_rgb_model else self.rgb_keys:
             self.key_model_map["rgb" if share_rgb_model else key] = VisionBackbone(
                 backbone, weights, pretrained or backbone.fetch_weights is None, freeze_rgb_encoder, imagenet_norm, feature_stage, pool,
-                grid_size, self.key_transform_map[key].output_size,
+                grid_size, transforms[key].output_size,
             )
         self.mlp = projection(self._feature_dim(), emb_dim)
 
@@ -112,7 +111,7 @@ class MultiImageObsEncoder(nn.Module):
         return images + sum(torch.Size(self.shapes[key]).numel() for key in self.low_dim_keys)
 
     def _model(self, key: str) -> VisionBackbone:
-        return self.key_model_map["rgb" if self.share_rgb_model else key]
+        return cast(VisionBackbone, self.key_model_map["rgb" if self.share_rgb_model else key])
 
     @property
     def output_dim(self) -> int:
@@ -151,8 +150,8 @@ class MultiImageObsEncoder(nn.Module):
 
     def unfreeze_rgb_encoder(self) -> None:
         """Make the backbones trainable. An optimizer made before does not know their parameters yet."""
-        for model in self.key_model_map.values():
-            model.unfreeze()
+        for key in self.rgb_keys[:1] if self.share_rgb_model else self.rgb_keys:
+            self._model(key).unfreeze()
         self.freeze_rgb_encoder = False
 
 
@@ -164,9 +163,10 @@ def get_resnet(name: str, weights: str | Path | None = None) -> nn.Module:
     """
     backbone = get_backbone(name)
     network = backbone.build()
-    if weights is not None:
-        path = backbone.fetch_weights() if weights == "IMAGENET1K_V1" else Path(weights).expanduser()
-        load_weights(network, backbone, path)
+    if weights == "IMAGENET1K_V1" and backbone.fetch_weights is not None:
+        load_weights(network, backbone, backbone.fetch_weights())
+    elif weights is not None:
+        load_weights(network, backbone, Path(weights).expanduser())
     return network
 
 

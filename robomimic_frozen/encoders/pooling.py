@@ -25,7 +25,7 @@ def get_pool(name: str, grid_size: Sequence[int]) -> Pool:
     if name == "grid":
         if len(grid_size) != 2 or not all(isinstance(size, int) and size > 0 for size in grid_size):
             raise ConfigError(f"grid_size is {grid_size!r}; give [rows, columns]")
-        return functools.partial(grid_average, grid_size=tuple(grid_size))
+        return functools.partial(grid_average, grid_size=(grid_size[0], grid_size[1]))
     if name == "spatial_softmax":
         return spatial_softmax
     raise ConfigError(f"pool is {name!r}; choose 'avg', 'grid' or 'spatial_softmax'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torchvision.models
 from torch import nn
@@ -27,7 +28,7 @@ def _without_classifier(constructor: Callable[..., nn.Module]) -> nn.Module:
     return network
 
 
-def _split(network: nn.Module) -> tuple[nn.Module, ...]:
+def _split(network: Any) -> tuple[nn.Module, ...]:
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
     return nn.Sequential(stem, network.layer1), network.layer2, network.layer3, network.layer4
 

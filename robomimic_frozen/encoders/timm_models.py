@@ -55,21 +55,21 @@ def _get(name: str) -> Backbone:
     )
 
 
-def _build(name: str) -> nn.Module:
+def _build(name: str) -> Any:
     import timm
 
     settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
     # Transformers are made for one image size unless told otherwise.
-    any_size = {"dynamic_img_size": True, "dynamic_img_pad": True} if settings and settings.fixed_input_size else {}
+    any_size: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True} if settings and settings.fixed_input_size else {}
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **any_size)
     except (TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"timm cannot build {name!r} for images of any size ({first_line(error)}); choose another") from error
 
 
-def _stage_modules(network: nn.Module) -> list[str]:
+def _stage_modules(network: Any) -> list[str]:
     """Names of the modules that timm says end a stage."""
-    info: Any = network.feature_info
+    info = network.feature_info
     return [feature["module"] for feature in (info if isinstance(info, list) else info.info)]
 
 
@@ -87,7 +87,7 @@ def _split(network: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _is_a_chain(network: nn.Module) -> bool:
+def _is_a_chain(network: Any) -> bool:
     """Whether the stages, one after the other, give the activations that the network gives."""
     x = torch.rand(1, 3, 64, 64)
     expected = network.eval().forward_intermediates(x, intermediates_only=True)
@@ -105,7 +105,7 @@ def _is_a_chain(network: nn.Module) -> bool:
 class _LastActivation(nn.Module):
     """Images [B, 3, H, W] -> the last activation of a network of timm [B, C, h, w]."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 

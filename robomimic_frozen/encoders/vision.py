@@ -58,6 +58,9 @@ class VisionBackbone(nn.Module):
         WeightsUnavailableError, WeightsError, ConfigError
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -95,9 +98,12 @@ class VisionBackbone(nn.Module):
         if not pretrained:
             logger.warning("%s starts from random weights, not from ImageNet ones", self.backbone.name)
             return RANDOM
-        if weights is None and self.backbone.fetch_weights is None:
+        if weights is not None:
+            path = Path(weights).expanduser()
+        elif self.backbone.fetch_weights is not None:
+            path = self.backbone.fetch_weights()
+        else:
             return self.backbone.name
-        path = Path(weights).expanduser() if weights is not None else self.backbone.fetch_weights()
         load_weights(network, self.backbone, path)
         return str(path.absolute())
 

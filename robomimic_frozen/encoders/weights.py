@@ -111,5 +111,5 @@ def digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         result.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        result.update(value.reshape(-1).view(torch.uint8).numpy())
+        result.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()

@@ -28,7 +28,7 @@ def plot_histories(histories: Sequence[History], path: Path) -> None:
         kinds.append(("success rate", success_rates))
     in_steps = all(history.steps_per_epoch for history in histories)
     figure = Figure(figsize=(6 * len(kinds), 4.5), layout="constrained")
-    for axes, (label, curves_of) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
+    for axes, (label, curves_of) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for number, history in enumerate(histories):
             _draw(axes, history, curves_of(history), f"C{number % 10}", in_steps)
         axes.set(xlabel="gradient steps" if in_steps else "epoch", ylabel=label)

@@ -46,6 +46,9 @@ class CachedFeatureDataset(SequenceDataset):
         Others: as SequenceDataset.
     """
 
+    n_frame_stack: int
+    seq_length: int
+
     def __init__(
         self,
         hdf5_path: str,
@@ -73,7 +76,7 @@ class CachedFeatureDataset(SequenceDataset):
             for key in self.image_keys
         }
         self._frames_of_sequences()
-        self._arrays: dict[str, Any] | None = None
+        self._arrays: dict[str, Any] = {}
 
     def _frames_of_sequences(self) -> None:
         """For each sequence: its first frame after stacking, and the first and last frame of its demo."""
@@ -104,7 +107,7 @@ class CachedFeatureDataset(SequenceDataset):
 
     def gather(self, indices: np.ndarray) -> dict[str, Any]:
         """The sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
-        if self._arrays is None:
+        if not self._arrays:
             self._arrays = self._whole_demos()
         offsets = np.arange(1 - self.n_frame_stack, self.seq_length)
         # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.

@@ -34,7 +34,7 @@ class FeatureExtraction:
         self.extractor = extractor
         self.device = device
         # The layout of the shared network must not change under the policy that uses it.
-        self.vision = copy.deepcopy(extractor.vision).to(device=device, memory_format=torch.channels_last)
+        self.vision = copy.deepcopy(extractor.vision).to(device).to(memory_format=torch.channels_last)
         self.precision = torch.float32
         self._precision_chosen = False
 
@@ -88,7 +88,7 @@ class FeatureExtraction:
             frames = extractor.preprocess.resize(part.permute(0, 3, 1, 2).float() / 255)
             crops = extractor.preprocess.crop(frames)[:, None]
             if extractor.cached_crops:
-                height, width = extractor.preprocess.crop_shape
+                height, width = crops.shape[-2:]
                 choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
                 positions = crop_positions(extractor.crop_seed, name, len(images), extractor.cached_crops, choices)
                 tops, lefts = torch.from_numpy(positions[first : first + frames_per_batch]).to(self.device).unbind(-1)

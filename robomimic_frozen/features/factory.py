@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 def why_uncached(config: Any) -> str | None:
     """Why a run with this config must read pixels; None when features serve it as well."""
+    if "feature_cache" not in config.algo:
+        return f"{config.algo_name} reads no features; choose fbc_frozen or bc_frozen"
+    if not _image_keys(config):
+        return "the policy looks at no images"
     encoder = config.observation.encoder.rgb
     randomizers = encoder.obs_randomizer_class
     randomizers = randomizers if isinstance(randomizers, (list, tuple)) else [randomizers]
@@ -43,6 +47,10 @@ def why_uncached(config: Any) -> str | None:
     return None
 
 
+def _image_keys(config: Any) -> tuple[str, ...]:
+    return tuple({key for group in config.observation.modalities.values() for key in group.get("rgb", [])})
+
+
 def _starts_from_trained_encoder(config: Any) -> bool:
     """Whether the frozen stages of the policy are others than those the extractor builds."""
     if not config.algo.get("init_from"):
@@ -53,16 +61,13 @@ def _starts_from_trained_encoder(config: Any) -> bool:
     return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
 
 
-def dataset_class(config: Any, filter_key: str | None) -> type | functools.partial | None:
+def dataset_class(config: Any, filter_key: str | None) -> functools.partial | None:
     """What takes the place of SequenceDataset in a run with this config; None for nothing.
 
     Args:
         filter_key: of the demos the dataset is for, which tells validation from training.
     """
     if "feature_cache" not in config.algo:
-        return None
-    image_keys = {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
-    if not image_keys:
         return None
     reason = why_uncached(config)
     if reason is not None:
@@ -72,7 +77,7 @@ def dataset_class(config: Any, filter_key: str | None) -> type | functools.parti
     return functools.partial(
         CachedFeatureDataset,
         get_features=functools.partial(get_features, config),
-        image_keys=tuple(image_keys),
+        image_keys=_image_keys(config),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=not validating,
         encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
@@ -102,5 +107,7 @@ def precompute(config: Any) -> None:
     if config.experiment.validate:
         filter_keys.append(config.train.hdf5_validation_filter_key)
     for filter_key in filter_keys:
-        with compat.in_place_of_sequence_dataset(dataset_class(config, filter_key)):
+        replacement = dataset_class(config, filter_key)
+        assert replacement is not None  # there is no reason against it
+        with compat.in_place_of_sequence_dataset(replacement):
             inspect.unwrap(TrainUtils.dataset_factory)(config, config.all_obs_keys, filter_key)

@@ -74,8 +74,10 @@ def print_verification(root: Path | None, dataset: Path | None) -> None:
     device = TorchUtils.get_torch_device(try_to_use_cuda=True)
     for entry in found:
         try:
-            finding = entry.damage or f"good (cosine similarity {verify(entry.cache, dataset, device):.5f})"
-            bad += entry.damage is not None
+            if entry.cache is None:
+                finding, bad = entry.damage, bad + 1
+            else:
+                finding = f"good (cosine similarity {verify(entry.cache, dataset, device):.5f})"
         except RobomimicFrozenError as error:
             finding, bad = str(error), bad + 1
         print(f"{entry.folder.name[:12]}: {finding}")

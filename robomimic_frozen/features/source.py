@@ -78,7 +78,7 @@ class ImageSource:
 def image_digest(images: np.ndarray) -> str:
     """sha256 of shape and pixels."""
     result = hashlib.sha256(str(images.shape).encode())
-    result.update(np.ascontiguousarray(images))
+    result.update(np.ascontiguousarray(images).data)
     return result.hexdigest()
 
 

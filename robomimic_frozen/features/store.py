@@ -183,7 +183,7 @@ def open_cache(folder: Path, checksums: bool = True) -> CachedFeatures:
         raise ValueError(f"{FEATURES} has another size than {expected} bytes")
     cache = CachedFeatures(np.memmap(folder / FEATURES, description["dtype"], mode="r", shape=shape), metadata, folder)
     for demo in demos if checksums else ():
-        if zlib.crc32(cache.of(demo["name"])) != demo["crc32"]:
+        if zlib.crc32(cache.of(demo["name"]).data) != demo["crc32"]:
             raise ValueError(f"the checksum of {demo['name']} differs")
     return cache
 

@@ -6,6 +6,7 @@ FiLM: Perez et al. 2018, https://arxiv.org/abs/1709.07871.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -61,7 +62,7 @@ class ChiUNetVelocity(nn.Module):
         self.shrink = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in down_dims[:-1])
         self.middle = level(down_dims[-1], down_dims[-1])
         rising = list(reversed(down_dims))
-        self.up = nn.ModuleList(level(2 * a, b) for a, b in zip(rising, rising[1:], strict=False))
+        self.up = nn.ModuleList(level(2 * a, b) for a, b in itertools.pairwise(rising))
         self.grow = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for width in rising[1:])
         self.out = nn.Sequential(
             _convolution(down_dims[0], down_dims[0], kernel_size), nn.Conv1d(down_dims[0], action_dim, 1)
@@ -102,7 +103,7 @@ def _convolution(width_in: int, width_out: int, kernel_size: int) -> nn.Sequenti
     return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width_out), nn.SiLU())
 
 
-def _through(blocks: nn.ModuleList, x: Tensor, film: Tensor) -> Tensor:
-    for block in blocks:
+def _through(blocks: nn.Module, x: Tensor, film: Tensor) -> Tensor:
+    for block in blocks.children():
         x = block(x, film)
     return x

@@ -52,6 +52,8 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         ConfigError: settings that contradict each other, each named with what to set.
     """
 
+    nets: Any  # {"policy": FlowPolicy, "ema": EMA}
+
     def _create_networks(self) -> None:
         self._check_config()
         groups = OrderedDict(obs=OrderedDict(self.obs_shapes))
@@ -259,10 +261,10 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
 
     def _groups(self, obs: Obs, goal: Obs | None) -> dict[str, Obs]:
         groups = {"obs": {key: obs[key] for key in self.obs_shapes}}
-        if self.goal_shapes:
+        if goal is not None and self.goal_shapes:
             frames = next(iter(groups["obs"].values())).shape[1]
-            goal = {key: goal[key] for key in self.goal_shapes}
-            groups["goal"] = TensorUtils.unsqueeze_expand_at(goal, size=frames, dim=1)
+            goals = {key: goal[key] for key in self.goal_shapes}
+            groups["goal"] = TensorUtils.unsqueeze_expand_at(goals, size=frames, dim=1)
         return groups
 
     def reset(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ TIME_EMBEDDING_DIM = 64
 
 class SinusoidalTimeEmbedding(nn.Module):
     """Times [B] in [0, 1] -> [B, dim] sines and cosines (Vaswani et al. 2017, section 3.5, on t * 1000)."""
+
+    frequencies: Tensor
 
     def __init__(self, dim: int = TIME_EMBEDDING_DIM) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class MLPVelocity(nn.Module):
         self.time_embedding = SinusoidalTimeEmbedding()
         widths = [horizon * action_dim + TIME_EMBEDDING_DIM + condition_dim, *hidden_dims]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], horizon * action_dim))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ def draw(results: Results) -> dict[str, Figure]:
 def _over(points: Sequence[Point], results: Results, label: str, x_of: Callable[[Point], float], log: bool) -> Figure:
     numbers = sorted({point.demos for point in points})
     figure = Figure(figsize=(3.4 * len(numbers) + 1, 3.6), layout="constrained")
-    for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers):
+    for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers, strict=True):
         for name in results.configurations:
             _draw(axes, results, name, [point for point in points if (point.configuration, point.demos) == (name, demos)], x_of)
         axes.set(xlabel=label, title=f"{demos} demonstrations")
@@ -62,11 +63,11 @@ def _draw(axes: Axes, results: Results, name: str, points: Sequence[Point], x_of
     if not points:
         return
     number = results.configurations.index(name)
-    style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+    style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
     x, y = np.array([x_of(point) for point in points]), np.array([point.rate for point in points])
     bounds = np.array([point.interval for point in points]).T
     axes.errorbar(x, y, yerr=np.abs(bounds - y), label=name, capsize=3, markersize=5, linewidth=1.5, **style)
-    for place, point in zip(x, points):
+    for place, point in zip(x, points, strict=True):
         axes.plot([place] * len(point.rates), point.rates, linestyle="none", alpha=0.35, markersize=3, **style)
 
 

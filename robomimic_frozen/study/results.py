@@ -87,7 +87,7 @@ class Results:
         for name in self.configurations:
             for demos in sorted({run["demos"] for run in self.runs}):
                 runs = [run for run in self.runs if (run["configuration"], run["demos"]) == (name, demos)]
-                for number, checkpoints in enumerate(zip(*(run["checkpoints"] for run in runs))):
+                for number, checkpoints in enumerate(zip(*(run["checkpoints"] for run in runs), strict=True)):
                     ended = [each for each in checkpoints if each["episodes"]]
                     if ended:
                         points.append(_pooled(name, demos, number, ended))
@@ -115,7 +115,8 @@ def read_results(folder: Path) -> Results:
         files = [folder / "runs" / name / RESULT for name in manifest["runs"]]
         runs = tuple({**json.loads(file.read_text()), "folder": file.parent.name} for file in files if file.exists())
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder} is not the folder of a study ({error}); make one: robomimic-frozen study FILE --out {folder}") from error
+        hint = f"make one: robomimic-frozen study FILE --out {folder}"
+        raise ConfigError(f"{folder} is not the folder of a study ({error}); {hint}") from error
     if not runs:
         raise ConfigError(f"no run of the study in {folder} is finished yet")
     return Results(folder, manifest, runs)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import torchvision.models
+
 from robomimic_frozen.encoders import Backbone
 from robomimic_frozen.plugins import hookimpl
 
