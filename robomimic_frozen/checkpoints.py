@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from robomimic_frozen.class_names import check_class_names
 from robomimic_frozen.errors import ConfigError, first_line
 
 
@@ -16,11 +19,34 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with {setting}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = read_archive(path)
         checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"], checkpoint["model"]
+        config = json.loads(checkpoint["config"])
     except Exception as error:  # a damaged archive or pickle raises almost anything
         raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another {setting}") from error
+    check_class_names(config, f"checkpoint {path}")
     return checkpoint
+
+
+def read_archive(path: Path) -> Any:
+    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        Exception: of almost any class, if the file is another or is damaged.
+    """
+    check_sums(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def check_sums(path: Path) -> None:
+    """Raise ValueError if the checksums in an archive of `torch.save`, which torch does not look at, say that it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"damaged: {first_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"damaged: the checksum of {damaged} differs")
 
 
 def find_checkpoint(path: Path, setting: str) -> Path:
@@ -34,7 +60,8 @@ def checkpoints_in(path: Path, setting: str) -> list[Path]:
     path = path.expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(path.glob("**/models/*.pth"))
+    # Not those that begin with a dot: a killed run may have left one half-written.
+    found = sorted(path.glob("**/models/[!.]*.pth"))
     if not found:
         raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
     return found

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from robomimic_frozen.commands import cache, demos, evaluation, info, plot, precompute, quickstart, report, study, train
+from robomimic_frozen.commands import cache, data, demos, doctor, evaluation, info, plot, precompute, quickstart, report, study, train
 from robomimic_frozen.errors import RobomimicFrozenError
 
 
@@ -39,6 +39,7 @@ def _parser(stock_eval: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     quickstart.add(commands)
     demos.add(commands)
+    data.add(commands)
     train.add(commands)
     (evaluation.add_stock if stock_eval else evaluation.add)(commands)
     plot.add(commands)
@@ -47,6 +48,7 @@ def _parser(stock_eval: bool) -> argparse.ArgumentParser:
     precompute.add(commands)
     cache.add(commands)
     info.add(commands)
+    doctor.add(commands)
     return parser
 
 

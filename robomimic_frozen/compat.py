@@ -11,17 +11,21 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from robomimic_frozen._autoload import watch
-from robomimic_frozen.errors import CacheUnavailableError, RenderingError
+from robomimic_frozen.errors import CacheUnavailableError, ConfigError, RenderingError
+from robomimic_frozen.files import complete_or_absent
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from robomimic.config.config import Config
+    from robomimic.envs.env_robosuite import EnvRobosuite
     from robomimic.utils.dataset import SequenceDataset
 
 logger = logging.getLogger(__name__)
@@ -54,10 +58,10 @@ def _load_with_stand_in(load: Callable[[], None]) -> None:
 
 
 def build_restored_policies_without_weights_files() -> None:
-    """Let `policy_from_checkpoint` work where the ImageNet weights are not at hand.
+    """Let `policy_from_checkpoint` work where the ImageNet weights are not at hand, and refuse damaged checkpoints.
 
     robomimic builds the network first and copies the checkpoint into it afterwards, so the encoder cannot know that
-    its pretrained weights are about to be replaced.
+    its pretrained weights are about to be replaced. torch does not look at the checksums it writes.
     """
     import robomimic.utils.file_utils as FileUtils
 
@@ -69,10 +73,23 @@ def build_restored_policies_without_weights_files() -> None:
     def policy_from_checkpoint(*args, **kwargs):
         from robomimic_frozen.encoders.weights import restoring_checkpoint
 
+        path = inspect.signature(original).bind(*args, **kwargs).arguments.get("ckpt_path")
+        if path is not None:
+            _refuse_damage(Path(path).expanduser())
         with restoring_checkpoint():
             return original(*args, **kwargs)
 
     FileUtils.policy_from_checkpoint = policy_from_checkpoint
+
+
+def _refuse_damage(checkpoint: Path) -> None:
+    from robomimic_frozen.checkpoints import check_sums
+
+    if zipfile.is_zipfile(checkpoint):
+        try:
+            check_sums(checkpoint)
+        except ValueError as error:
+            raise ConfigError(f"checkpoint {checkpoint} is {error}; use another one") from error
 
 
 def serve_cached_features() -> None:
@@ -174,6 +191,37 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, flag, bool)() for flag in flags)
 
 
+def hub_http_error() -> type[Exception]:
+    """What the HTTP library under huggingface_hub raises, which is another one in each of its major versions."""
+    from huggingface_hub.utils import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+def create_env_for_data_processing(env_meta: Mapping[str, Any], **view: Any) -> EnvRobosuite:
+    """robomimic's function of that name. Since 0.5 it must be told that no depth is wanted, to write so."""
+    import robomimic.utils.env_utils as EnvUtils
+
+    create = EnvUtils.create_env_for_data_processing
+    no_depth = {"use_depth_obs": False} if "use_depth_obs" in inspect.signature(create).parameters else {}
+    return create(env_meta=dict(env_meta), reward_shaping=False, **view, **no_depth)
+
+
+def extract_trajectory(
+    env: EnvRobosuite, start: Mapping[str, Any], states: np.ndarray, actions: np.ndarray, **view: Any
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """robomimic's function of that name, with `done_mode` 2 as for its released human demonstrations.
+
+    Since 0.5 it also tells where the cameras are: the second of what is returned, None before.
+    """
+    from robomimic.scripts.dataset_states_to_obs import extract_trajectory as extract
+
+    arguments = {"env": env, "initial_state": dict(start), "states": states, "actions": actions, "done_mode": 2}
+    if "camera_names" not in inspect.signature(extract).parameters:
+        return extract(**arguments), None
+    return extract(**arguments, actions_abs=None, **view)
+
+
 @contextlib.contextmanager
 def seeded_robosuite(seed: int) -> Iterator[None]:
     """Within it, new robosuite environments repeat the same sequence of initial states.
@@ -196,6 +244,23 @@ def keeping_existing_runs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def complete_checkpoints() -> Iterator[None]:
+    """Within it, a checkpoint is complete or absent whenever the process is killed; robomimic writes it in place."""
+    import torch
+
+    save = torch.save
+
+    def save_beside(content, file, *args, **kwargs):
+        if not isinstance(file, str):  # robomimic's are
+            return save(content, file, *args, **kwargs)
+        with complete_or_absent(Path(file)) as beside:
+            save(content, beside, *args, **kwargs)
+
+    with mock.patch.object(torch, "save", save_beside):
+        yield
+
+
+@contextlib.contextmanager
 def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """Within it, robomimic's train.py saves the state of its run after each epoch, and goes on with that of `resume_from`.
 
@@ -204,9 +269,13 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """
     import robomimic.scripts.train as script
 
+    from robomimic_frozen.checkpoints import read_checkpoint
     from robomimic_frozen.resume import ResumableEpochs
 
     if "resume" in inspect.signature(script.train).parameters:
+        if resume_from is not None:
+            # It would execute what a malicious file says.
+            read_checkpoint(resume_from / "last.pth", "--resume")
         yield
         return
     epochs = ResumableEpochs(seed, resume_from)
@@ -241,7 +310,7 @@ def select_gl_backend() -> str:
     """
     chosen = os.environ.get("MUJOCO_GL")
     for backend in [chosen] if chosen else GL_BACKENDS:
-        reason = _render_once(backend)
+        reason = rendering_failure(backend)
         if reason is None:
             os.environ["MUJOCO_GL"] = backend
             return backend
@@ -251,7 +320,7 @@ def select_gl_backend() -> str:
     raise RenderingError(f"no OpenGL backend renders here; on Debian or Ubuntu: {install}")
 
 
-def _render_once(backend: str) -> str | None:
+def rendering_failure(backend: str) -> str | None:
     """Render one frame in a fresh interpreter; the reason for its failure, or None."""
     script = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
     try:

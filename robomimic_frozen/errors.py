@@ -13,6 +13,24 @@ class DatasetError(RobomimicFrozenError):
     """A demonstration file is missing, unreadable, or lacks what the config asks for."""
 
 
+class MalformedError(DatasetError):
+    """Something in a demonstration file is missing, damaged, or of another kind than what belongs there.
+
+    Args:
+        path: of the file.
+        where: names the thing within it.
+        what: is the matter.
+        remedy: what to do.
+    """
+
+    def __init__(self, path: str, where: str, what: str, remedy: str = "download or generate it again") -> None:
+        super().__init__(path, where, what, remedy)
+        self.where, self.what, self.remedy = where, what, remedy
+
+    def __str__(self) -> str:
+        return "dataset {}: {} {}; {}".format(*self.args)
+
+
 class ObservationError(RobomimicFrozenError):
     """An observation is missing or has another shape than was said beforehand."""
 

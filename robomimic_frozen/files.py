@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import filelock
 
-from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.errors import ConfigError, DatasetError
 
 
 @contextlib.contextmanager
@@ -54,12 +54,37 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """As `complete_or_absent`, where nothing may be replaced and others may want to write the same file.
+
+    Raises:
+        DatasetError: `path` exists, its folder cannot be written to, or another process is writing it.
+    """
+    _refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise DatasetError(f"another process is writing {path}; wait for it, or choose another name") from error
+    except OSError as error:
+        raise DatasetError(f"cannot write to {path.parent} ({error.strerror}); choose another folder") from error
+    with held:
+        _refuse_existing(path)  # another process may have finished it in the meantime
+        with complete_or_absent(path) as partial:
+            yield partial
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise DatasetError(f"{path} exists already; delete it or choose another name")
+
+
+@contextlib.contextmanager
 def sole_writer(folder: Path, what: str) -> Iterator[None]:
     """Within it no other process is in such a block of the same folder, which is made. Raises ConfigError if one is."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
     try:
-        held = lock.acquire(blocking=False)
+        held = filelock.FileLock(folder / ".lock").acquire(blocking=False)
     except filelock.Timeout as error:
         raise ConfigError(f"another {what} is writing to {folder}; wait for it, or choose another --out") from error
     with held:

@@ -20,10 +20,11 @@ from robomimic.config.config import Config
 
 from robomimic_frozen import compat
 from robomimic_frozen.checkpoints import read_checkpoint
+from robomimic_frozen.class_names import check_class_names
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features import factory
-from robomimic_frozen.overrides import apply_overrides
+from robomimic_frozen.overrides import apply_overrides, check_settings
 from robomimic_frozen.preflight import check_dataset, check_output_dir
 
 
@@ -50,8 +51,10 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
     with config.unlocked():
         if name is not None:
             config.experiment.name = name
+        if not config.train.output_dir:
+            raise ConfigError("train.output_dir is not set; give a folder for results")
         config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
-    _check(config)
+    check_config(config)
     check_output_dir(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         compat.select_gl_backend()
@@ -62,6 +65,7 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
             config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=resume is not None
         )
         stack.enter_context(compat.keeping_existing_runs())
+        stack.enter_context(compat.complete_checkpoints())
         stack.enter_context(compat.seeded_robosuite(config.train.seed))
         stack.enter_context(compat.resumable_training(config.train.seed, resume))
         _run_stock_train(arguments)
@@ -74,7 +78,7 @@ def precompute(config_path: str | None, algo: str | None, dataset: str | None, o
         ConfigError, DatasetError, WeightsError, CacheUnavailableError: each with what to do.
     """
     config = load_config(config_path, algo, dataset, overrides)
-    _check(config)
+    check_config(config)
     factory.precompute(config)
 
 
@@ -103,6 +107,7 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     """The config that `train` would run, without checking that its dataset fits. Arguments as of `train`. Raises ConfigError."""
     config = _known_config(algo or "fbc_frozen", "--algo") if config_path is None else _read_config(config_path)
     apply_overrides(config, overrides)
+    check_class_names(config, "config")
     if dataset is not None:
         with config.unlocked():
             config.train.data = dataset
@@ -113,6 +118,7 @@ def _read_config(config_path: str) -> Config:
     try:
         settings = json.loads(Path(config_path).read_text())
         config = _known_config(settings["algo_name"], config_path)
+        check_settings(config, settings, f"config {config_path}")
         with config.values_unlocked():
             config.update(settings)
     except OSError as error:
@@ -132,10 +138,12 @@ def _known_config(algo: str, where: str) -> Config:
     return config_factory(algo)
 
 
-def _check(config: Config) -> None:
+def check_config(config: Config) -> None:
+    """Raise ConfigError or DatasetError unless the dataset that a config names fits it, and its encoder takes its settings."""
     data = config.train.data
     if not data:
         raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
+    _check_obs_keys(config)
     filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
     # robomimic 0.5 takes a list of datasets, each with settings of its own
     datasets = [{"path": data}] if isinstance(data, str) else data
@@ -145,6 +153,14 @@ def _check(config: Config) -> None:
         check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+
+
+def _check_obs_keys(config: Config) -> None:
+    for group, modalities in config.observation.modalities.items():
+        for modality, keys in modalities.items():
+            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+                where = f"observation.modalities.{group}.{modality}"
+                raise ConfigError(f"{where} is {json.dumps(keys)}; give a list of obs keys, [] for none")
 
 
 def _run_stock_train(arguments: argparse.Namespace) -> None:

@@ -1,15 +1,33 @@
-"""`--set KEY.PATH=VALUE`: typed changes to a robomimic config."""
+"""Typed changes to a robomimic config: of a config file, and of `--set KEY.PATH=VALUE`."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from robomimic.config.config import Config
 
 from robomimic_frozen.errors import ConfigError
+
+
+def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise ConfigError for a setting of another type than the one `config` has; robomimic itself takes any.
+
+    Args:
+        settings: nested, as in a config file. What `config` does not have is passed over.
+        where: begins the message.
+        prefix: path of the section that `config` is.
+    """
+    for key in settings.keys() & config.keys():
+        old, new = config[key], settings[key]
+        if isinstance(old, Config) and isinstance(new, Mapping):
+            check_settings(old, new, where, f"{prefix}{key}.")
+        elif isinstance(old, Config):
+            raise ConfigError(f"{where}: {prefix}{key} is a section, not {json.dumps(new)}; correct or remove it")
+        else:
+            _check_type(f"{where}: {prefix}{key}", old, new)
 
 
 def apply_overrides(config: Config, assignments: Iterable[str]) -> None:
@@ -42,14 +60,15 @@ def _assign(config: Config, path: str, value: Any) -> None:
     if not isinstance(section, Config) or (key not in section and section.key_lockable):
         raise _unknown(config, path)
     if key in section:
-        _check_type(path, section[key], value)
+        if isinstance(section[key], Config):
+            example = next(iter(section[key]), "KEY")
+            raise ConfigError(f"--set {path}: this is a section; set one of its keys, for example {path}.{example}")
+        _check_type(f"--set {path}", section[key], value)
     with config.unlocked():
         section[key] = value
 
 
 def _check_type(path: str, old: Any, new: Any) -> None:
-    if isinstance(old, Config):
-        raise ConfigError(f"--set {path}: this is a section; set one of its keys, for example {path}.{next(iter(old), 'KEY')}")
     if old is None or new is None:
         return  # None stands for "off" or "not given" and says nothing about the type
     if path.endswith(".freeze_encoder") and isinstance(new, str):
@@ -64,7 +83,7 @@ def _check_type(path: str, old: Any, new: Any) -> None:
     if not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool):
         expected = "list" if allowed == (list,) else type(old).__name__
         raise ConfigError(
-            f"--set {path}={json.dumps(new)}: this key takes a {expected} (it is {json.dumps(old)}), "
+            f"{path}={json.dumps(new)}: this key takes a {expected} (it is {json.dumps(old)}), "
             f"not a {type(new).__name__}"
         )
 

@@ -9,42 +9,44 @@ from pathlib import Path
 
 import h5py
 
+from robomimic_frozen import hdf5
 from robomimic_frozen.errors import ConfigError, DatasetError
 
 
 def check_dataset(path: Path, obs_keys: Iterable[str], filter_keys: Iterable[str]) -> None:
     """Raise DatasetError unless `path` is a robomimic dataset with these observations and filter keys."""
-    if not path.is_file():
-        raise DatasetError(f"dataset {path} does not exist; give one with --dataset, or make one: robomimic-frozen demos")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"dataset {path} cannot be opened as HDF5 ({error}); download or generate it again") from error
-    with file:
-        if "data" not in file or not len(file["data"]) or "env_args" not in file["data"].attrs:
+    obs_keys = list(obs_keys)
+    with hdf5.opened(path) as file:
+        data = hdf5.find_group(file, "data")
+        demos = [] if data is None else hdf5.members(data)
+        if data is None or not demos or hdf5.attribute(data, "env_args") is None:
             raise DatasetError(f"dataset {path} is not a robomimic dataset: it has no demos under 'data' with 'env_args'")
-        for demo in file["data"].values():
-            _check_demo(path, demo, obs_keys)
+        for demo in demos:
+            _check_demo(path, hdf5.group_in(data, demo), demo, obs_keys)
         for filter_key in filter_keys:
             _check_filter_key(path, file, filter_key)
 
 
-def _check_demo(path: Path, demo: h5py.Group, obs_keys: Iterable[str]) -> None:
-    present = list(demo["obs"]) if "obs" in demo else []
+def _check_demo(path: Path, demo: h5py.Group, name: str, obs_keys: list[str]) -> None:
+    obs = hdf5.find_group(demo, "obs")
+    present = [] if obs is None else hdf5.members(obs)
     for key in obs_keys:
-        if key not in present:
+        if obs is None or key not in present:
             close = difflib.get_close_matches(key, present, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(present) or 'none'}"
             raise DatasetError(
-                f"dataset {path} has no obs key {key!r} in {demo.name}; {hint} "
-                "(set observation.modalities.obs, or render the images with dataset_states_to_obs.py)"
+                f"dataset {path} has no obs key {key!r} in {name}; {hint} "
+                "(set observation.modalities.obs, or render the images with robomimic-frozen data)"
             )
+        hdf5.array_in(obs, key)
 
 
 def _check_filter_key(path: Path, file: h5py.File, filter_key: str) -> None:
-    masks = list(file["mask"]) if "mask" in file else []
-    if filter_key not in masks:
+    mask = hdf5.find_group(file, "mask")
+    masks = [] if mask is None else hdf5.members(mask)
+    if mask is None or filter_key not in masks:
         raise DatasetError(f"dataset {path} has no filter key {filter_key!r}; it has: {', '.join(masks) or 'none'}")
+    hdf5.strings(hdf5.array_in(mask, filter_key))
 
 
 def check_output_dir(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from robomimic_frozen.checkpoints import read_archive
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.files import complete_or_absent
 
@@ -83,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
             "config.json in it, after its first epoch"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_archive(path)
     except Exception as error:  # a damaged archive or pickle raises almost anything
         raise ConfigError(f"{path} cannot be read ({first_line(error)}); train again from the start") from error
 

@@ -1,8 +1,9 @@
-"""Evaluation without worker processes, each of which takes longer to start than a short episode."""
+"""Evaluation and rendering without worker processes, each of which takes longer to start than what tests let it do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,20 @@ def evaluating_in_this_process() -> Any:
     return mock.patch.object(evaluate, "surviving_map", _serial_map)
 
 
-def _serial_map(build: Callable[[], Callable[[int], Any]], count: int, workers: int) -> Iterator[tuple[int, Any]]:
+@contextlib.contextmanager
+def rendering_in_this_process() -> Iterator[None]:
+    """Within it `render_dataset` and `check_images` have no workers."""
+    from robomimic_frozen.data import checking, rendering
+
+    with mock.patch.object(rendering, "surviving_map", _serial_map), mock.patch.object(checking, "ordered_map", _serial_results):
+        yield
+
+
+def _serial_results(build: Callable[[], Callable[[int], Any]], count: int, workers: int) -> Generator[Any]:
+    yield from (result for _, result in _serial_map(build, count, workers))
+
+
+def _serial_map(build: Callable[[], Callable[[int], Any]], count: int, workers: int) -> Generator[tuple[int, Any]]:
     compute = build()
-    return ((index, compute(index)) for index in range(count))
+    for index in range(count):
+        yield index, compute(index)

@@ -15,7 +15,10 @@ OFFLINE = str(CONFIGS / "lift_mh_offline.json")
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["quickstart"], ["demos"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"], ["info"]]
+    "arguments",
+    [
+        [], ["quickstart"], ["demos"], ["data"], ["train"], ["eval"], ["precompute"], ["cache"], ["cache", "list"], ["info"], ["doctor"],
+    ],
 )
 def test_help_loads_neither_torch_nor_robomimic(arguments):
     script = (

@@ -18,5 +18,6 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(arguments, name)}; choose 1 or more")
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; choose 1 or more")

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import tqdm
 
 from robomimic_frozen.data.episodes import EpisodeMaker
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
-from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.files import new_file
 from robomimic_frozen.workers import ordered_map
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def generate_demos(
     demos_of: Counter[str] = Counter()
     attempts_of: Counter[str] = Counter()
     frames_in: Counter[str] = Counter()
-    with _complete_or_absent(path) as partial, DemoFile(partial, seed, next_obs) as file:
+    with new_file(path) as partial, DemoFile(partial, seed, next_obs) as file:
         episodes = ordered_map(build, num_demos, workers)
         with contextlib.closing(episodes):
             for episode in tqdm.tqdm(episodes, "demonstrations", num_demos, unit="demo", disable=not progress):
@@ -112,31 +113,3 @@ def _check_numbers(**values_and_minima: tuple[int, int]) -> None:
     for name, (value, minimum) in values_and_minima.items():
         if value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")
-
-
-@contextlib.contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to, which takes its name unless the block fails.
-
-    Raises:
-        DatasetError: `path` exists, or its folder cannot be written to.
-    """
-    _refuse_existing(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-    except OSError as error:
-        raise DatasetError(f"cannot write to {path.parent} ({error.strerror}); choose another folder") from error
-    try:
-        yield partial
-        # Another process may have finished the same file in the meantime.
-        _refuse_existing(path)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise DatasetError(f"{path} exists already; delete it or choose another name")

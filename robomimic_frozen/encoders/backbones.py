@@ -79,7 +79,7 @@ def get_backbone(name: str) -> Backbone:
     if prefix in families:
         return families[prefix].get(rest)
     backbones = available_backbones()
-    if name not in backbones:
+    if not isinstance(name, str) or name not in backbones:
         close = difflib.get_close_matches(str(name), backbones, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(sorted(backbones))}"
         raise ConfigError(f"unknown backbone {name!r} in rgb_model_name; {hint}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from robomimic.models.obs_core import EncoderCore
 from torch import Tensor
@@ -84,11 +85,13 @@ class FrozenResNetCore(EncoderCore):
         return [self.emb_dim]
 
 
-def check_core_kwargs(core_kwargs: Iterable[str]) -> None:
-    """Raise ConfigError for a key FrozenResNetCore does not have; robomimic itself would drop it unseen."""
+def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key FrozenResNetCore does not have, which robomimic would drop unseen, and for an unknown backbone."""
     known = [name for name in inspect.signature(FrozenResNetCore).parameters if name != "input_shape"]
     for key in core_kwargs:
         if key not in (*known, "input_shape"):
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
+    if "rgb_model_name" in core_kwargs:
+        get_backbone(core_kwargs["rgb_model_name"])

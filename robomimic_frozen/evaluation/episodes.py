@@ -14,10 +14,10 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.torch_utils as TorchUtils
 import torch
 
+from robomimic_frozen.cameras import CameraGate
 from robomimic_frozen.errors import ConfigError, first_line
-from robomimic_frozen.evaluation.cameras import CameraGate
-from robomimic_frozen.evaluation.renderer import KeptRenderer
 from robomimic_frozen.evaluation.statistics import Episode
+from robomimic_frozen.renderer import KeptRenderer
 
 VIDEO_SIZE = 256
 

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from robomimic_frozen import compat
 from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
-from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.statistics import Episode, Summary, summarize
 from robomimic_frozen.files import sha256_of, sole_writer, write_json
 from robomimic_frozen.workers import surviving_map
@@ -67,7 +66,7 @@ def evaluate(
     }
     with sole_writer(out, "evaluation"):
         try:
-            _roll_out([task for each in tasks.values() for task in each if not task.result.exists()], workers)
+            _roll_out([task for each in tasks.values() for task in each if not _rolled_out(task)], workers)
         finally:
             summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
             write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
@@ -80,10 +79,16 @@ def finished_episodes(checkpoint: Path, num_episodes: int, horizon: int | None, 
 
 
 def _tasks(file: Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
-    content = f"{file.stem}-{_sha256(file)[:12]}"
-    steps = horizon or _horizon_of(file)
-    folder = out / content / f"horizon_{steps}"
+    # Also where its horizon is not asked for: robomimic 0.5 would execute what a malicious file says.
+    config = json.loads(read_checkpoint(file, "CKPT")["config"])
+    steps = horizon or config["experiment"]["rollout"]["horizon"]
+    folder = out / f"{file.stem}-{sha256_of(file)[:12]}" / f"horizon_{steps}"
     return [Task(file, seed + number, steps, folder, number < num_videos) for number in range(num_episodes)]
+
+
+def _rolled_out(task: Task) -> bool:
+    """Whether the episode was rolled out, with no error; one that ended in an error may end otherwise next time."""
+    return task.result.exists() and json.loads(task.result.read_text())["error"] is None
 
 
 def _finished(tasks: Sequence[Task]) -> list[dict[str, Any]]:
@@ -135,14 +140,3 @@ def _make_runner(tasks: Sequence[Task], rendering_threads: int) -> Callable[[int
         return episode
 
     return run
-
-
-def _horizon_of(checkpoint: Path) -> int:
-    return json.loads(read_checkpoint(checkpoint, "CKPT")["config"])["experiment"]["rollout"]["horizon"]
-
-
-def _sha256(file: Path) -> str:
-    try:
-        return sha256_of(file)
-    except OSError as error:
-        raise ConfigError(f"checkpoint {file} cannot be read ({error.strerror}); correct the path") from error

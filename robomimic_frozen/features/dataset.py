@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class CachedFeatureDataset(SequenceDataset):
     """Sequences as SequenceDataset gives them, with features [.., F, 1, 1] under the image obs keys.
 
     A feature is shaped like an image of one pixel, because robomimic's networks count dimensions. Whole batches are
-    gathered from contiguous arrays by index. Once `encoder_is_frozen` says no, it serves what SequenceDataset would.
+    gathered from contiguous arrays by index; which crops a batch has follows from the indices the sampler drew for it, so that
+    it is the same in any process of a DataLoader. Once `encoder_is_frozen` says no, it serves what SequenceDataset would.
 
     Args:
         get_features: gives the cache of one obs key; called for the demos this dataset serves.
@@ -114,26 +116,27 @@ class CachedFeatureDataset(SequenceDataset):
         frames = np.clip(
             self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None]
         )
+        crops = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(indices).data))
         batch: dict[str, Any] = {key: _take(array, frames) for key, array in self._arrays["sequences"].items()}
         for group in ("obs", "next_obs") if self.load_next_obs else ("obs",):
-            batch[group] = self._gather_observations(group, frames[:, : self.obs_frames])
+            batch[group] = self._gather_observations(group, frames[:, : self.obs_frames], crops)
         if self.goal_mode is not None:
-            goals = self._gather_observations("next_obs", self._goal[indices, None])
+            goals = self._gather_observations("next_obs", self._goal[indices, None], crops)
             batch["goal_obs"] = {key: value[:, 0] for key, value in goals.items()}
         batch["index"] = torch.from_numpy(indices)
         return batch
 
-    def _gather_observations(self, group: str, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
         gathered = {key: _take(array, frames) for key, array in self._arrays[group].items()}
         for key in self.image_keys:
-            gathered[key] = self._gather_features(self.caches[group, key], frames)
+            gathered[key] = self._gather_features(self.caches[group, key], frames, crops)
         return gathered
 
-    def _gather_features(self, features: np.ndarray, frames: np.ndarray) -> torch.Tensor:
+    def _gather_features(self, features: np.ndarray, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
         variants = features.shape[1]
         rows = torch.from_numpy(frames * variants)
         if self.random_crops and variants > 1:
-            rows += torch.randint(1, variants, rows.shape)
+            rows += torch.randint(1, variants, rows.shape, generator=crops)
         return _take(features.reshape(-1, features.shape[2]), rows.numpy())[..., None, None]
 
     def _whole_demos(self) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""`robomimic-frozen data`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from robomimic_frozen.commands.arguments import check_at_least_one
+from robomimic_frozen.data.released import RELEASED
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "data", help="image dataset of robomimic's released demonstrations, or of your own",
+        description="Render the observations of raw demonstrations with robomimic's environment, in parallel, as its "
+        "dataset_states_to_obs.py does. Released ones are downloaded from the Hugging Face hub first. An interrupted rendering goes on "
+        "where it stopped.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic")
+    parser.add_argument("--out", type=Path, help="file to write (NAME_image.hdf5 here)")
+    parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to render (those of robomimic's own image datasets)")
+    parser.add_argument("--image-size", type=int, help="height and width of images in pixels (84; 240 of ToolHang)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel processes (all cores)")
+    parser.add_argument("--next-obs", action="store_true", help="also store next_obs, which offline RL needs")
+    parser.add_argument("--check", action="store_true", help="compare a sample of the file, new or old, with frames rendered again")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.data.checking import check_images
+    from robomimic_frozen.data.download import find_source
+    from robomimic_frozen.data.raw_file import read_raw_file
+    from robomimic_frozen.data.released import default_view
+    from robomimic_frozen.data.rendering import View, refuse_existing, render_dataset
+
+    check_at_least_one(arguments, "workers", "image_size")
+    for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
+        logging.getLogger(library).setLevel(logging.WARNING)
+    out = arguments.out or Path(f"{Path(arguments.source).stem}_image.hdf5")
+    only_check = arguments.check and out.exists()
+    if not only_check:
+        refuse_existing(out)  # before a download
+    raw = read_raw_file(find_source(arguments.source))
+    cameras, image_size = default_view(raw.env_meta["env_name"])
+    if not only_check:
+        view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
+        render_dataset(raw, out, view, arguments.workers)
+        print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
+    if arguments.check:
+        print(f"{out}: {check_images(raw, out, arguments.workers)} frames are what is rendered again")

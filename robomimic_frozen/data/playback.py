@@ -1,0 +1,101 @@
+"""Demos of a raw file, put back into robomimic's environment state by state, in front of cameras."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+import h5py
+import numpy as np
+
+from robomimic_frozen import compat
+from robomimic_frozen.cameras import CameraGate
+from robomimic_frozen.data import lift_env
+from robomimic_frozen.data.raw_file import RawFile
+from robomimic_frozen.errors import DatasetError, first_line
+from robomimic_frozen.renderer import KeptRenderer
+
+
+class Playback:
+    """robomimic's environment of a raw file, whose cameras render what is kept and nothing else.
+
+    Args:
+        raw: the file.
+        camera_names: cameras of the scene.
+        height, width: of their images, in pixels.
+        next_obs: whether the observation after the last step of a demo is wanted, too.
+
+    Raises:
+        DatasetError: robosuite cannot make the environment.
+    """
+
+    def __init__(self, raw: RawFile, camera_names: Sequence[str], height: int, width: int, next_obs: bool = False) -> None:
+        self._raw, self._next_obs = raw, next_obs
+        self._view = {"camera_names": list(camera_names), "camera_height": height, "camera_width": width}
+        self._renderer = KeptRenderer()
+        try:
+            with self._renderer.in_use():
+                self._env = compat.create_env_for_data_processing(raw.env_meta, **self._view)
+        except Exception as error:  # robosuite raises Exception itself
+            raise DatasetError(f"dataset {raw.path}: robosuite cannot make its environment ({first_line(error)})") from error
+        self._robosuite = self._env.env
+        self._gate = CameraGate(self._robosuite)
+        self._reset, self._reset_to, self._step = self._env.reset, self._env.reset_to, self._env.step
+        # robomimic 0.3 resets the environment and then resets it to a state, which resets it once more.
+        self._env.reset, self._env.reset_to, self._env.step = lambda: None, self.reset_to, self._last_step
+        gc.freeze()  # robosuite collects garbage at each reset, and the libraries are most of what is looked through
+
+    @property
+    def env_args(self) -> str:
+        """JSON from which robomimic makes this environment again."""
+        return lift_env.env_args(self._env)
+
+    def trajectory(self, demo: h5py.Group) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What robomimic's dataset_states_to_obs.py makes of a demo of T steps.
+
+        Returns:
+            `obs`, `next_obs` if wanted (key -> [T, ...], images as [T, H, W, 3] uint8), `rewards`, `dones` [T], `actions` and
+            `states`; and, by robomimic 0.5, where the cameras are.
+
+        Raises:
+            DatasetError: its scene does not go with the environment.
+        """
+        try:
+            trajectory, cameras = compat.extract_trajectory(
+                self._env, start_of(demo), demo["states"][()], demo["actions"][()], **self._view
+            )
+        except Exception as error:
+            raise DatasetError(f"dataset {self._raw.path}: robosuite cannot play {demo.name} back ({first_line(error)})") from error
+        if not self._next_obs:
+            del trajectory["next_obs"]
+        return trajectory, cameras
+
+    def reset_to(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """robomimic's `reset_to`, whose cameras render when it has come to the state that is asked for, not on the way."""
+        if "model" in state:
+            with (
+                self._gate.closed(),
+                mock.patch.object(self._env, "reset", self._reset),
+                mock.patch.object(self._robosuite, "reset_from_xml_string", self._reset_with_renderer),
+            ):
+                self._reset_to({key: value for key, value in state.items() if key != "states"})
+        return self._reset_to({"states": state["states"]})
+
+    def _reset_with_renderer(self, xml: str) -> None:
+        self._robosuite.has_offscreen_renderer = True
+        with self._renderer.in_use():
+            type(self._robosuite).reset_from_xml_string(self._robosuite, xml)
+
+    def _last_step(self, action: np.ndarray) -> Any:
+        self._gate.is_open = self._next_obs
+        try:
+            return self._step(action)
+        finally:
+            self._gate.is_open = True
+
+
+def start_of(demo: h5py.Group) -> dict[str, Any]:
+    """What robomimic's `reset_to` needs to come to the first state of a demo."""
+    return {"states": demo["states"][0], "model": demo.attrs["model_file"], "ep_meta": demo.attrs.get("ep_meta")}
