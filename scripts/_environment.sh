@@ -65,7 +65,7 @@ install_environment() {
     # robomimic's egl_probe is compiled with a cmake older than 4, which pip's build isolation would hide.
     .venv/bin/python -m pip install -q "cmake<4" setuptools wheel
     PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation egl_probe
-    .venv/bin/python -m pip install -q -c constraints.txt -e '.[test]'
+    .venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
     installation_sources > "$stamp"
 }
 

@@ -304,3 +304,19 @@ def test_loader_workers_serve_whole_batches(workers, make_config):
     batch = next(iter(loader))
     assert batch["obs"][IMAGE].shape == (16, 1, 512, 1, 1)
     assert batch["actions"].shape == (16, 16, 7)
+
+
+def test_loss_and_weights_do_not_depend_on_the_number_of_loader_workers(make_config):
+    config = make_config(observation__encoder__rgb__core_kwargs__random_crop=True)
+
+    def ten_steps(workers):
+        torch.manual_seed(0)
+        model = algo_factory("fbc_frozen", config, dict(SHAPES), 7, torch.device("cpu"))
+        loader = DataLoader(make_dataset(config), batch_size=4, shuffle=True, num_workers=workers)
+        return TrainUtils.run_epoch(model, loader, epoch=1, num_steps=10)["Loss"], model.nets.state_dict()
+
+    loss, weights = ten_steps(workers=0)
+    for workers in (1, 2):
+        same_loss, same_weights = ten_steps(workers)
+        assert same_loss == loss
+        assert all(torch.equal(value, same_weights[name]) for name, value in weights.items())

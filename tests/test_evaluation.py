@@ -1,10 +1,8 @@
 """Parallel rollouts that give, seed by seed, what robomimic's own rollouts give."""
 
 import json
-import os
-import signal
+import random
 import threading
-import time
 
 import mujoco
 import numpy as np
@@ -134,7 +132,7 @@ SCENE = """<mujoco><asset><texture name="t" type="2d" builtin="checker" rgb1="{r
 
 @pytest.mark.parametrize(("changes", "same"), [({"box": 2}, True), ({"plane": 2}, False), ({"red": 0.5}, False)])
 def test_a_renderer_is_kept_where_it_draws_the_next_scene_as_a_new_one_would(changes, same):
-    from robomimic_frozen.evaluation.renderer import have_the_same_assets
+    from robomimic_frozen.renderer import have_the_same_assets
 
     default = {"red": 1, "plane": 1, "box": 1}
     one, other = (mujoco.MjModel.from_xml_string(SCENE.format(**values)) for values in (default, {**default, **changes}))
@@ -151,27 +149,29 @@ def without_times(folder):
 
 
 @pytest.mark.sim
-def test_an_evaluation_whose_workers_are_killed_ends_in_the_same_table(checkpoint, tmp_path):
-    (undisturbed,) = evaluate([checkpoint], 4, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
-    stop = threading.Event()
+@pytest.mark.fault("four workers of an evaluation killed, one after the other", "resumed, it ends in the table of an undisturbed one")
+def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when_resumed(checkpoint, tmp_path):
+    (undisturbed,) = evaluate([checkpoint], 6, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
+    stop, killed = threading.Event(), []
 
-    def kill_one():
-        while not stop.is_set() and not any((tmp_path / "b").rglob("seed_*.json")):
-            time.sleep(0.05)
-        for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                os.kill(child.pid, signal.SIGKILL)
-                return
+    def kill_four():
+        while len(killed) < 4 and not stop.wait(random.uniform(0.3, 1.5)):
+            workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+            if workers:
+                killed.append(random.choice(workers))
+                killed[-1].kill()
 
-    killer = threading.Thread(target=kill_one)
+    killer = threading.Thread(target=kill_four)
     killer.start()
     try:
-        (disturbed,) = evaluate([checkpoint], 4, HORIZON, workers=2, seed=5, out=tmp_path / "b", num_videos=0)
+        evaluate([checkpoint], 6, HORIZON, workers=4, seed=5, out=tmp_path / "b", num_videos=0)
     finally:
         stop.set()
         killer.join()
+    assert len(killed) == 4
+    (resumed,) = evaluate([checkpoint], 6, HORIZON, workers=1, seed=5, out=tmp_path / "b", num_videos=0)
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
-    assert (disturbed.episodes, disturbed.errors) == (undisturbed.episodes, undisturbed.errors) == (4, 0)
+    assert (resumed.episodes, resumed.errors) == (undisturbed.episodes, undisturbed.errors) == (6, 0)
     (video,) = (tmp_path / "a").rglob("failure/seed_5.mp4")
     assert video.stat().st_size > 1000
 

@@ -160,6 +160,7 @@ def test_what_is_no_plan_is_refused_in_one_line(text, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault("two studies that write to one folder", "the second one says so in one line")
 def test_two_studies_do_not_write_to_one_folder(write_plan, tmp_path):
     plan = read_plan(write_plan(**content("lift.hdf5")))
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study is writing to"):
