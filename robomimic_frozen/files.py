@@ -61,17 +61,21 @@ def new_file(path: Path) -> Iterator[Path]:
         DatasetError: `path` exists, its folder cannot be written to, or another process is writing it.
     """
     _refuse_existing(path)
+    lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
+        held = filelock.FileLock(lock).acquire(blocking=False)
     except filelock.Timeout as error:
         raise DatasetError(f"another process is writing {path}; wait for it, or choose another name") from error
     except OSError as error:
         raise DatasetError(f"cannot write to {path.parent} ({error.strerror}); choose another folder") from error
     with held:
-        _refuse_existing(path)  # another process may have finished it in the meantime
-        with complete_or_absent(path) as partial:
-            yield partial
+        try:
+            _refuse_existing(path)  # another process may have finished it in the meantime
+            with complete_or_absent(path) as partial:
+                yield partial
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path) -> None:

@@ -362,7 +362,9 @@ def test_metadata_of_robosuite_1_5_stays_as_it_is(controller):
 REFUSED = {
     "another controller": (env_meta({**OSC_POSE, "type": "OSC_POSITION"}), "'OSC_POSITION' moves the arm in another way"),
     "an unknown setting": (env_meta({**OSC_POSE, "kq": 1}), "what kq of its controller would be"),
-    "no controller": (env_meta(None), "names no controller, and the default is another"),
+    "no controller": (env_meta(None), "its controller is None, no settings, and the default is another"),
+    "a controller of settings elsewhere": (env_meta("osc_pose.json"), "its controller is 'osc_pose.json'"),
+    "too few controllers": (env_meta([OSC_POSE], robots=("Panda", "Panda")), "1 controllers for 2 robots"),
     "limits": (env_meta({**OSC_POSE, "position_limits": [0, 1]}), "position_limits are not to be had"),
     "damping": (env_meta({**OSC_POSE, "damping": 2}), "heeded damping depends on a version"),
     "limits of damping": (env_meta({**OSC_POSE, "impedance_mode": "variable"}), "heeded damping"),

@@ -197,7 +197,7 @@ def test_a_camera_that_the_environment_lacks_is_named(make_checkpoint, tmp_path)
 @pytest.mark.parametrize(
     ("make_arguments", "words"),
     [
-        (lambda tmp: [str(tmp / "absent.pth")], "absent.pth cannot be read"),
+        (lambda tmp: [str(tmp / "absent.pth")], "absent.pth does not exist; give the path of a .pth file with CKPT"),
         (lambda tmp: [str(tmp)], "holds no checkpoint"),
         (lambda tmp: [str(tmp), "--episodes", "0"], "--episodes is 0; choose 1 or more"),
         (lambda tmp: [str(tmp), "--workers", "0"], "--workers is 0; choose 1 or more"),

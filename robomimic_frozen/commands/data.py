@@ -38,7 +38,8 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     check_at_least_one(arguments, "workers", "image_size")
     for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
         logging.getLogger(library).setLevel(logging.WARNING)
-    out = arguments.out or Path(f"{Path(arguments.source).stem}_image.hdf5")
+    name = arguments.source.replace("-", "_") if arguments.source in RELEASED else Path(arguments.source).stem
+    out = arguments.out or Path(f"{name}_image.hdf5")
     only_check = arguments.check and out.exists()
     if not only_check:
         refuse_existing(out)  # before a download

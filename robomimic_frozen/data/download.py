@@ -37,8 +37,8 @@ def find_source(source: str) -> Path:
 def fetch_released(name: str) -> Path:
     """The raw file of a released set, downloaded to huggingface_hub's cache where it is not there yet.
 
-    Settings are those of huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, ...). Its size and its sha256 are those that the
-    hub names, which huggingface_hub does not look at for itself.
+    Settings are those of huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, ...), which sees to the size of the file. Its sha256,
+    which huggingface_hub does not look at, is the one that the hub names.
 
     Raises:
         DatasetError: it cannot be had; the hub would send it by something else than https; its content is another one.

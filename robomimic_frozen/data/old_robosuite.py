@@ -44,15 +44,17 @@ def for_robosuite_1_5(env_meta: Mapping[str, Any]) -> dict[str, Any]:
         return result
     robots = [kwargs["robots"]] if isinstance(kwargs["robots"], str) else kwargs["robots"]
     of_each = controllers if isinstance(controllers, list) else [controllers] * len(robots)
+    if len(of_each) != len(robots):
+        raise _refusal(f"it names {len(of_each)} controllers for {len(robots)} robots")
     composites = [_composite(robot, controller) for robot, controller in zip(robots, of_each, strict=True)]
     kwargs["controller_configs"] = composites[0] if len(robots) == 1 else composites
     kwargs.setdefault("lite_physics", False)
     return result
 
 
-def _is_older(version: str | None) -> bool:
+def _is_older(version: Any) -> bool:
     """Than 1.5. robomimic has not always written the version."""
-    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    numbers = re.match(r"(\d+)\.(\d+)", str(version))
     return numbers is None or tuple(map(int, numbers.groups())) < (1, 5)
 
 
@@ -64,18 +66,19 @@ def _is_composite(controllers: Any) -> bool:
 def _refuse_contradictions(controllers: Any) -> None:
     """robosuite 1.5 ignores `control_delta`, so that whoever set it to false got what he did not want, or wants what he did not get."""
     for controller in controllers if isinstance(controllers, list) else [controllers]:
-        for name, part in (controller or {}).get("body_parts", {}).items():
+        parts = controller.get("body_parts") if isinstance(controller, Mapping) else None
+        for name, part in parts.items() if isinstance(parts, Mapping) else ():
             if isinstance(part, Mapping) and part.get("control_delta") is False and "input_type" not in part:
                 raise _refusal(f"control_delta of {name} is false, which robosuite 1.5 ignores; say input_type 'absolute' or 'delta'")
 
 
-def _composite(robot: str, controller: Mapping[str, Any] | None) -> dict[str, Any]:
+def _composite(robot: str, controller: Any) -> dict[str, Any]:
     from robosuite.controllers.composite.composite_controller_factory import refactor_composite_controller_config
 
     if robot not in _ONE_ARMED:
         raise _refusal(f"how {robot!r} was controlled is not known to be possible there")
-    if controller is None:
-        raise _refusal("it names no controller, and the default is another one there")
+    if not isinstance(controller, Mapping):
+        raise _refusal(f"its controller is {controller!r}, no settings, and the default is another one there")
     return refactor_composite_controller_config(_part(controller), robot, ["right"])
 
 
