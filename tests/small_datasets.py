@@ -1,9 +1,10 @@
-"""A small, flawless dataset in robomimic's format, for tests that damage it."""
+"""Small datasets in robomimic's format, for tests that damage or render them."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -33,3 +34,15 @@ def write_dataset(path: Path, demos: int = 3) -> Path:
         names = np.array([f"demo_{index}" for index in range(demos)], dtype="S")
         file["mask/train"], file["mask/valid"] = names[:-1], names[-1:]
     return path
+
+
+def write_raw_file(dataset: Path, path: Path, demos: Sequence[str], steps: int) -> None:
+    """What robomimic calls a raw file: the last steps of demos of a dataset, without their observations."""
+    with h5py.File(dataset) as source, h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs.update(source["data"].attrs)
+        for name in demos:
+            demo = data.create_group(name)
+            demo.attrs["model_file"] = source["data"][name].attrs["model_file"]
+            for key in ("actions", "states"):
+                demo[key] = source["data"][name][key][-steps:]

@@ -77,11 +77,13 @@ def test_without_a_hub_the_cache_is_used_and_said_to_be(fetch, settings):
     assert "as it was downloaded earlier" in again.stderr
 
 
+@pytest.mark.fault("no network, with nothing downloaded before", "one line that says what to do")
 @pytest.mark.parametrize("settings", [{"HF_ENDPOINT": NOWHERE}, {"HF_HUB_OFFLINE": "1"}], ids=["no network", "offline mode"])
 def test_with_neither_hub_nor_cache_it_tells_what_to_do(fetch, settings):
     assert "download http" in error_of(fetch(**settings))
 
 
+@pytest.mark.fault("a download whose connection breaks", "taken up where it broke, the file is whole")
 def test_a_broken_connection_is_taken_up_where_it_broke(fetch):
     chunk = 10 * 2**20  # that huggingface_hub writes at once
     with serving(Hub(RELEASED["lift-mh"], CONTENT * 12, breaks_after=chunk + 1000)) as hub:
@@ -93,6 +95,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(fetch):
     assert whole == "" and int(rest.removeprefix("bytes=").removesuffix("-")) >= chunk
 
 
+@pytest.mark.fault("a download with another sha256", "removed, said in one line; the next run downloads it again")
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_what_has_another_hash_is_removed_and_downloaded_again(fetch, offline, tmp_path):
     path = path_of(fetch())
@@ -110,10 +113,12 @@ def test_a_hub_that_sends_something_else_is_refused(fetch, hub, tmp_path):
     assert files(tmp_path / "hub") == {"main"}
 
 
+@pytest.mark.fault("a hub that answers 404", "one line that names the address")
 def test_a_file_that_the_hub_lacks(fetch):
     assert "404" in error_of(fetch("can-mh"))
 
 
+@pytest.mark.fault("a hub that names a path in place of a sha256", "refused before anything is written")
 @pytest.mark.parametrize("sha256", ["../../../../escaped", "abc"])
 def test_a_hub_that_names_no_sha256_is_refused_before_anything_is_written(fetch, hub, sha256, tmp_path):
     hub.sha256 = sha256

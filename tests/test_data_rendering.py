@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hub_server import Hub, serving
 from one_process import rendering_in_this_process
+from small_datasets import write_raw_file
 
 import robomimic_frozen
 from robomimic_frozen import cli, compat
@@ -45,14 +46,8 @@ FULL = View(CAMERAS, SIZE, next_obs=True)
 def raw_path(lift_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last steps of two demos, in which the cube is up, without their observations."""
     path = tmp_path_factory.mktemp("raw") / "demo.hdf5"
-    with h5py.File(lift_dataset) as source, h5py.File(path, "w") as file:
-        data = file.create_group("data")
-        data.attrs.update(source["data"].attrs)
-        for name in ("demo_0", "demo_1"):
-            demo = data.create_group(name)
-            demo.attrs["model_file"] = source["data"][name].attrs["model_file"]
-            for key in ("actions", "states"):
-                demo[key] = source["data"][name][key][-STEPS:]
+    write_raw_file(lift_dataset, path, ("demo_0", "demo_1"), STEPS)
+    with h5py.File(path, "a") as file:
         file["mask/train"] = np.array(["demo_1"], dtype="S")
         file["mask/better"] = np.array(["demo_0"], dtype="S")
     return path
@@ -131,6 +126,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 @pytest.mark.sim
+@pytest.mark.fault("rendering killed after its first demo", "the next run goes on after that, and ends in what stock robomimic writes")
 def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(raw_path, stock, tmp_path, capsys):
     out = tmp_path / "lift.hdf5"
     arguments = ("lift-mh", "--out", out, "--image-size", SIZE, "--workers", 1)
@@ -180,6 +176,7 @@ def test_a_file_of_other_demos_is_not_compared(raw, stock, tmp_path):
         check_images(raw, path, workers=1)
 
 
+@pytest.mark.fault("two processes that render one file", "one renders, the other says so in one line")
 def test_of_two_processes_one_renders(raw, tmp_path):
     with sole_writer(tmp_path / ".image.hdf5.partial", "rendering"), pytest.raises(ConfigError, match="another rendering is writing"):
         render_dataset(raw, tmp_path / "image.hdf5", FULL, workers=1, progress=False)
@@ -214,6 +211,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 
 @pytest.mark.sim
+@pytest.mark.fault("a disk that is full while demos are rendered, and while they are merged", "one line; what is rendered is kept", times=2)
 @rendering_in_this_process()
 def test_a_disk_that_is_full_all_the_same_leaves_nothing_half_written(raw, tmp_path):
     out = tmp_path / "image.hdf5"

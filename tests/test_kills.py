@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from small_datasets import write_raw_file
 
 from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.features.store import open_cache
@@ -91,6 +92,22 @@ def test_killed_generation_of_demonstrations(undisturbed, moment, tmp_path):
     finish(*command(tmp_path))
     assert sha256_of(tmp_path / "lift.hdf5") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["lift.hdf5"]
+
+
+@pytest.mark.fault("rendering killed", "no file under its name but a whole one; the next run gives the same bytes as an undisturbed one")
+def test_killed_rendering(undisturbed, moment, lift_dataset, tmp_path, tmp_path_factory):
+    raw = tmp_path_factory.mktemp("raw") / "demo.hdf5"
+    write_raw_file(lift_dataset, raw, ("demo_0", "demo_1"), steps=8)
+
+    def command(folder):
+        return "data", raw, "--out", folder / "image.hdf5", "--image-size", 16, "--workers", 1
+
+    reference, seconds = undisturbed("rendering", command)
+    kill(command(tmp_path), seconds, moment)
+    if not (tmp_path / "image.hdf5").exists():
+        finish(*command(tmp_path))
+    assert sha256_of(tmp_path / "image.hdf5") == sha256_of(reference / "image.hdf5")
+    assert [path.name for path in tmp_path.iterdir()] == ["image.hdf5"]
 
 
 def cache_in(folder):

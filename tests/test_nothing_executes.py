@@ -57,9 +57,8 @@ def malicious(tmp_path, marker):
         ["eval", "{}", "--episodes", "1", "--horizon", "5", "--out", "{out}"],
         ["eval", "--agent", "{}", "--n_rollouts", "1"],
         ["info", "{}"],
-        ["doctor", "{}"],
     ],
-    ids=["eval", "eval --agent", "info", "doctor"],
+    ids=["eval", "eval --agent", "info"],
 )
 def test_a_checkpoint_is_refused_by(command, malicious, marker, tmp_path, capfd):
     words = [word.format(malicious, out=tmp_path / "out") for word in command]
@@ -113,7 +112,7 @@ def test_a_config_that_robomimic_would_evaluate_is_refused(tmp_path, marker, cap
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("command", [["eval", "{}", "--out", "{out}"], ["eval", "--agent", "{}"], ["doctor", "{}"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["eval", "{}", "--out", "{out}"], ["eval", "--agent", "{}"]], ids=" ".join)
 def test_a_checkpoint_whose_config_robomimic_would_evaluate_is_refused(command, tmp_path, marker, capfd):
     settings = json.loads(make_config().dump())
     settings["observation"]["encoder"]["rgb"].update(core_class="VisualCore", core_kwargs=hostile_core(marker))
