@@ -260,6 +260,17 @@ def complete_checkpoints() -> Iterator[None]:
         yield
 
 
+def without_training_lengths(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's config.json as its train.py got them: that of robomimic 0.5 adds two to each optimizer's, which its
+    configs do not take."""
+    optimizers = settings["algo"].get("optim_params", {}) if isinstance(settings.get("algo"), dict) else {}
+    for optimizer in optimizers.values() if isinstance(optimizers, dict) else ():
+        if isinstance(optimizer, dict):
+            for key in ("num_train_batches", "num_epochs"):
+                optimizer.pop(key, None)
+    return settings
+
+
 @contextlib.contextmanager
 def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """Within it, robomimic's train.py saves the state of its run after each epoch, and goes on with that of `resume_from`.
@@ -273,10 +284,13 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     from robomimic_frozen.resume import ResumableEpochs
 
     if "resume" in inspect.signature(script.train).parameters:
-        if resume_from is not None:
-            # It would execute what a malicious file says.
-            read_checkpoint(resume_from / "last.pth", "--resume")
-        yield
+        with contextlib.ExitStack() as stack:
+            if resume_from is not None:
+                # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
+                read_checkpoint(resume_from / "last.pth", "--resume")
+                folders = *(str(resume_from / name) for name in ("logs", "models", "videos")), str(resume_from)
+                stack.enter_context(mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=folders))
+            yield
         return
     epochs = ResumableEpochs(seed, resume_from)
     make_folders, make_model = script.TrainUtils.get_exp_dir, script.algo_factory

@@ -116,14 +116,14 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
 
 def _read_config(config_path: str) -> Config:
     try:
-        settings = json.loads(Path(config_path).read_text())
+        settings = compat.without_training_lengths(json.loads(Path(config_path).read_text()))
         config = _known_config(settings["algo_name"], config_path)
         check_settings(config, settings, f"config {config_path}")
         with config.values_unlocked():
             config.update(settings)
     except OSError as error:
         raise ConfigError(f"config {config_path} cannot be read: {error.strerror}; correct --config") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"config {config_path} is not a robomimic config in JSON ({error}); correct it") from error
     except RuntimeError as error:  # what robomimic raises for a key its config does not have
         raise ConfigError(f"config {config_path}: {error}; remove or correct that key") from error

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from policies import make_config, make_policy
 
 from robomimic_frozen import cli, compat, resume
+from robomimic_frozen.checkpoints import read_checkpoint
 from robomimic_frozen.encoders.weights import read_weights
 from robomimic_frozen.errors import ConfigError, WeightsError
 from robomimic_frozen.policies.warm_start import start_from_checkpoint
@@ -49,6 +51,13 @@ def malicious(tmp_path, marker):
     assert marker.exists()
     marker.unlink()
     return path
+
+
+def test_what_robomimic_0_5_saves_of_its_loop_is_no_code(tmp_path):
+    loop = {"epoch": 1, "best_return": {"lift": np.float64(0.5)}, "best_success_rate": {"lift": np.float32(0)}}
+    content = {"algo_name": "bc", "config": "{}", "env_metadata": {}, "model": {}, "variable_state": loop}
+    torch.save(content, tmp_path / "model.pth")
+    assert read_checkpoint(tmp_path / "model.pth", "CKPT")["variable_state"] == loop
 
 
 @pytest.mark.parametrize(
