@@ -151,7 +151,7 @@ def without_times(folder):
 @pytest.mark.sim
 @pytest.mark.fault("four workers of an evaluation killed, one after the other", "resumed, it ends in the table of an undisturbed one")
 def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when_resumed(checkpoint, tmp_path):
-    (undisturbed,) = evaluate([checkpoint], 6, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
+    (undisturbed,) = evaluate([checkpoint], 5, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
     stop, killed = threading.Event(), []
 
     def kill_four():
@@ -164,14 +164,14 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
     killer = threading.Thread(target=kill_four)
     killer.start()
     try:
-        evaluate([checkpoint], 6, HORIZON, workers=4, seed=5, out=tmp_path / "b", num_videos=0)
+        evaluate([checkpoint], 5, HORIZON, workers=4, seed=5, out=tmp_path / "b", num_videos=0)
     finally:
         stop.set()
         killer.join()
     assert len(killed) == 4
-    (resumed,) = evaluate([checkpoint], 6, HORIZON, workers=1, seed=5, out=tmp_path / "b", num_videos=0)
+    (resumed,) = evaluate([checkpoint], 5, HORIZON, workers=1, seed=5, out=tmp_path / "b", num_videos=0)
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
-    assert (resumed.episodes, resumed.errors) == (undisturbed.episodes, undisturbed.errors) == (6, 0)
+    assert (resumed.episodes, resumed.errors) == (undisturbed.episodes, undisturbed.errors) == (5, 0)
     (video,) = (tmp_path / "a").rglob("failure/seed_5.mp4")
     assert video.stat().st_size > 1000
 
