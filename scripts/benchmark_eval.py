@@ -53,7 +53,8 @@ def main() -> None:
 def time_ours(arguments: argparse.Namespace, length: list[str]) -> tuple[float, dict[int, tuple[bool, int]]]:
     """Seconds, and seed -> (success, steps)."""
     with tempfile.TemporaryDirectory() as out:
-        command = ["robomimic-frozen", "eval", arguments.checkpoint, "--episodes", arguments.episodes, "--workers", arguments.workers]
+        ours = (sys.executable, "-m", "robomimic_frozen.cli", "eval")
+        command = [*ours, arguments.checkpoint, "--episodes", arguments.episodes, "--workers", arguments.workers]
         seconds = timed([*map(str, command), *length, "--out", out], os.environ)
         episodes = [json.loads(file.read_text()) for file in Path(out).rglob("seed_*.json")]
     return seconds, {episode["seed"]: (episode["success"], episode["steps"]) for episode in episodes}

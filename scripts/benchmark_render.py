@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
+COMMAND = (sys.executable, "-m", "robomimic_frozen.cli")
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         with h5py.File(raw) as file:
             images = len(CAMERAS) * sum(len(demo["states"]) for demo in file["data"].values())
         size = str(arguments.image_size)
-        ours = timed("robomimic-frozen", "data", raw, "--out", folder / "ours.hdf5", "--cameras", *CAMERAS, "--image-size", size,
+        ours = timed(*COMMAND, "data", raw, "--out", folder / "ours.hdf5", "--cameras", *CAMERAS, "--image-size", size,
                      "--workers", arguments.workers)
         # It writes beside the raw file, wherever that is.
         stock = timed(sys.executable, "-m", "robomimic.scripts.dataset_states_to_obs", "--dataset", raw, "--output_name",
@@ -55,7 +56,7 @@ def main() -> None:
 def make_raw_file(folder: Path, demos: int) -> Path:
     """Scripted demonstrations without their observations."""
     made, raw = folder / "made.hdf5", folder / "raw.hdf5"
-    timed("robomimic-frozen", "demos", "--out", made, "--num", demos, "--image-size", "8")
+    timed(*COMMAND, "demos", "--out", made, "--num", demos, "--image-size", "8")
     with h5py.File(made) as source, h5py.File(raw, "w") as file:
         file.create_group("data").attrs.update(source["data"].attrs)
         for name, demo in source["data"].items():
