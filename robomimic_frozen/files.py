@@ -6,13 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import filelock
 
 from robomimic_frozen.errors import ConfigError, DatasetError
+
+# Room left on a disk for what is small beside images: states, scenes, and the tables of HDF5 files.
+_SPARE_BYTES: Final = 2**24
 
 
 @contextlib.contextmanager
@@ -60,7 +64,7 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         DatasetError: `path` exists, its folder cannot be written to, or another process is writing it.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,16 +75,27 @@ def new_file(path: Path) -> Iterator[Path]:
         raise DatasetError(f"cannot write to {path.parent} ({error.strerror}); choose another folder") from error
     with held:
         try:
-            _refuse_existing(path)  # another process may have finished it in the meantime
+            refuse_existing(path)  # another process may have finished it in the meantime
             with complete_or_absent(path) as partial:
                 yield partial
         finally:
             lock.unlink(missing_ok=True)
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Raise DatasetError if there is such a file."""
     if path.exists():
         raise DatasetError(f"{path} exists already; delete it or choose another name")
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise DatasetError unless the disk of `folder` has so many bytes left, and some more for what is small.
+
+    Asked beforehand because HDF5 takes a failed write badly: it goes unnoticed, or the process crashes.
+    """
+    free, needed = shutil.disk_usage(folder).free, needed + _SPARE_BYTES
+    if free < needed:
+        raise DatasetError(f"{folder} has {free // 10**6} MB free, and {needed // 10**6} are needed; free some, or write elsewhere")
 
 
 @contextlib.contextmanager

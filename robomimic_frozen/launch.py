@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import logging
 import runpy
 import sys
 import tempfile
@@ -18,14 +19,19 @@ import robomimic.utils.file_utils as FileUtils
 from robomimic.config import config_factory
 from robomimic.config.config import Config
 
-from robomimic_frozen import compat
+from robomimic_frozen import compat, training_script
 from robomimic_frozen.checkpoints import read_checkpoint
 from robomimic_frozen.class_names import check_class_names
 from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.executors.executor import Executor
+from robomimic_frozen.executors.staging import StagingFirst
 from robomimic_frozen.features import factory
 from robomimic_frozen.overrides import apply_overrides, check_settings
 from robomimic_frozen.preflight import check_dataset, check_output_dir
+from robomimic_frozen.storage import is_url, staged
+
+logger = logging.getLogger(__name__)
 
 
 class RunFailedError(RobomimicFrozenError):
@@ -54,6 +60,7 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
         if not config.train.output_dir:
             raise ConfigError("train.output_dir is not set; give a folder for results")
         config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
+    _stage_datasets(config)
     check_config(config)
     check_output_dir(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
@@ -64,22 +71,23 @@ def train(config_path: str | None, algo: str | None, name: str | None, dataset: 
         arguments = argparse.Namespace(
             config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=resume is not None
         )
-        stack.enter_context(compat.keeping_existing_runs())
-        stack.enter_context(compat.complete_checkpoints())
-        stack.enter_context(compat.seeded_robosuite(config.train.seed))
-        stack.enter_context(compat.resumable_training(config.train.seed, resume))
+        stack.enter_context(training_script.keeping_existing_runs())
+        stack.enter_context(training_script.complete_checkpoints())
+        stack.enter_context(training_script.seeded_robosuite(config.train.seed))
+        stack.enter_context(training_script.resumable_training(config.train.seed, resume))
         _run_stock_train(arguments)
 
 
-def precompute(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> None:
+def precompute(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str], executor: Executor) -> None:
     """Extract the features that training would begin with. Arguments as of `train`.
 
     Raises:
         ConfigError, DatasetError, WeightsError, CacheUnavailableError: each with what to do.
     """
     config = load_config(config_path, algo, dataset, overrides)
+    urls = _stage_datasets(config)
     check_config(config)
-    factory.precompute(config)
+    factory.precompute(config, StagingFirst(executor, urls) if urls else executor)
 
 
 def evaluate(arguments: list[str], overrides: list[str]) -> None:
@@ -98,7 +106,7 @@ def evaluate(arguments: list[str], overrides: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_overridden_checkpoints(overrides))
         if known.seed is not None:
-            stack.enter_context(compat.seeded_robosuite(known.seed))
+            stack.enter_context(training_script.seeded_robosuite(known.seed))
         stack.enter_context(mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]))
         runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
 
@@ -116,7 +124,7 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
 
 def _read_config(config_path: str) -> Config:
     try:
-        settings = compat.without_training_lengths(json.loads(Path(config_path).read_text()))
+        settings = training_script.without_training_lengths(json.loads(Path(config_path).read_text()))
         config = _known_config(settings["algo_name"], config_path)
         check_settings(config, settings, f"config {config_path}")
         with config.values_unlocked():
@@ -153,6 +161,25 @@ def check_config(config: Config) -> None:
         check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+
+
+def _stage_datasets(config: Config) -> list[str]:
+    """Put copies on this machine in the place of datasets at URLs, which are returned. Raises as `staged`."""
+    data, urls = config.train.data, []
+
+    def local(path: str) -> str:
+        if not is_url(path):
+            return path
+        urls.append(path)
+        logger.info("%s is read from a copy on this machine", path)
+        return str(staged(path))
+
+    with config.values_unlocked():
+        if isinstance(data, str):
+            config.train.data = local(data)
+        elif data:
+            config.train.data = [{**entry, "path": local(entry["path"])} for entry in data]
+    return urls
 
 
 def _check_obs_keys(config: Config) -> None:

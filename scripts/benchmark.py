@@ -257,8 +257,8 @@ def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
 
     shape = (3, job.image_size, job.image_size)
     extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, config.algo.feature_cache, shape)
-    extraction = FeatureExtraction(extractor, torch.device(job.device))
     images = np.random.default_rng(0).integers(0, 256, (320, *shape[1:], 3), dtype=np.uint8)
+    extraction = FeatureExtraction(extractor, torch.device(job.device), images)
     extraction("warm-up", images[:64])
     rates = []
     for _ in range(3):

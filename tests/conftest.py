@@ -26,8 +26,8 @@ pytest_plugins = ["reliability"]
 # The files that take longest, in the order in which they begin, so that no process is left alone with one in the end. One
 # process makes the dataset for the first; the second has tests that do without it.
 LONGEST_FILES = (
-    "test_evaluation.py", "test_demos.py", "test_kills.py", "test_study.py", "test_stock_scripts.py", "test_cached_training.py",
-    "test_data_rendering.py", "test_hostile_folders.py", "test_mutated_configs.py", "test_packaging.py",
+    "test_evaluation.py", "test_demos.py", "test_kills.py", "test_study.py", "test_executors.py", "test_stock_scripts.py",
+    "test_cached_training.py", "test_data_rendering.py", "test_hostile_folders.py", "test_mutated_configs.py", "test_packaging.py",
 )
 # Tests of these need not share a process: no fixture of their module takes long.
 DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py", "test_hostile_folders.py")

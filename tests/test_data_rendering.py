@@ -23,7 +23,6 @@ import h5py
 import numpy as np
 import pytest
 from hub_server import Hub, serving
-from one_process import rendering_in_this_process
 from small_datasets import write_raw_file
 
 import robomimic_frozen
@@ -34,6 +33,8 @@ from robomimic_frozen.data.raw_file import RawFile, read_raw_file
 from robomimic_frozen.data.released import RELEASED
 from robomimic_frozen.data.rendering import View, _fingerprint, render_dataset
 from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.executors import processes
+from robomimic_frozen.executors.processes import ThisProcess
 from robomimic_frozen.files import sole_writer
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -74,8 +75,7 @@ def stock(raw_path: Path) -> Path:
 
 @pytest.fixture
 def rendered(raw: RawFile, tmp_path: Path) -> Path:
-    with rendering_in_this_process():
-        render_dataset(raw, tmp_path / "image.hdf5", FULL, workers=1, progress=False)
+    render_dataset(raw, tmp_path / "image.hdf5", FULL, ThisProcess(), progress=False)
     return tmp_path / "image.hdf5"
 
 
@@ -127,7 +127,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 @pytest.mark.sim
 @pytest.mark.fault("rendering killed after its first demo", "the next run goes on after that, and ends in what stock robomimic writes")
-def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(raw_path, stock, tmp_path, capsys):
+def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(raw_path, stock, tmp_path, capsys, monkeypatch):
     out = tmp_path / "lift.hdf5"
     arguments = ("lift-mh", "--out", out, "--image-size", SIZE, "--workers", 1)
     with serving(Hub(RELEASED["lift-mh"], raw_path.read_bytes())) as hub:
@@ -141,8 +141,8 @@ def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(ra
     with h5py.File(first, "r+") as file:
         file["data/demo_0"].attrs["rendered_by"] = "the first process"
 
-    with rendering_in_this_process():
-        assert cli.main(["data", str(raw_path), *map(str, arguments[1:]), "--check"]) == 0
+    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
+    assert cli.main(["data", str(raw_path), *map(str, arguments[1:]), "--check"]) == 0
     printed = capsys.readouterr().out
     assert f"2 demonstrations, {2 * STEPS} frames of agentview, robot0_eye_in_hand" in printed
     assert f"{2 * STEPS} frames are what is rendered again" in printed
@@ -153,7 +153,6 @@ def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(ra
 
 
 @pytest.mark.sim
-@rendering_in_this_process()
 def test_a_changed_pixel_is_found(raw_path, stock, tmp_path, capsys):
     path = Path(shutil.copy(stock, tmp_path / "changed.hdf5"))
     with h5py.File(path, "r+") as file:
@@ -169,34 +168,33 @@ def test_a_file_of_other_demos_is_not_compared(raw, stock, tmp_path):
     with h5py.File(path, "r+") as file:
         file.move("data/demo_1", "data/demo_7")
     with pytest.raises(DatasetError, match="not rendered from .*: demo_7 is only in one"):
-        check_images(raw, path, workers=1)
+        check_images(raw, path, ThisProcess())
     with h5py.File(path, "r+") as file:
         del file["data/demo_7"], file["data/demo_0/obs/agentview_image"], file["data/demo_0/obs/robot0_eye_in_hand_image"]
     with pytest.raises(DatasetError, match="has no images"):
-        check_images(raw, path, workers=1)
+        check_images(raw, path, ThisProcess())
 
 
 @pytest.mark.fault("two processes that render one file", "one renders, the other says so in one line")
 def test_of_two_processes_one_renders(raw, tmp_path):
     with sole_writer(tmp_path / ".image.hdf5.partial", "rendering"), pytest.raises(ConfigError, match="another rendering is writing"):
-        render_dataset(raw, tmp_path / "image.hdf5", FULL, workers=1, progress=False)
+        render_dataset(raw, tmp_path / "image.hdf5", FULL, ThisProcess(), progress=False)
     assert not (tmp_path / "image.hdf5").exists()
 
 
 @pytest.mark.sim
-@rendering_in_this_process()
 def test_what_another_process_finished_in_the_meantime_is_kept(raw, tmp_path, monkeypatch):
     out = tmp_path / "image.hdf5"
     monkeypatch.setattr(compat, "select_gl_backend", lambda: out.write_bytes(b"theirs") and "egl")
     with pytest.raises(DatasetError, match="exists already"):
-        render_dataset(raw, out, FULL, workers=1, progress=False)
+        render_dataset(raw, out, FULL, ThisProcess(), progress=False)
     assert out.read_bytes() == b"theirs"
 
 
 def test_a_disk_that_will_be_full_is_seen_beforehand(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2**24))
     with pytest.raises(DatasetError, match="has 16 MB free, and .* needed"):
-        render_dataset(raw, tmp_path / "image.hdf5", FULL, workers=1, progress=False)
+        render_dataset(raw, tmp_path / "image.hdf5", FULL, ThisProcess(), progress=False)
 
 
 @contextlib.contextmanager
@@ -212,12 +210,11 @@ def files_up_to(size: int) -> Iterator[None]:
 
 @pytest.mark.sim
 @pytest.mark.fault("a disk that is full while demos are rendered, and while they are merged", "one line; what is rendered is kept", times=2)
-@rendering_in_this_process()
 def test_a_disk_that_is_full_all_the_same_leaves_nothing_half_written(raw, tmp_path):
     out = tmp_path / "image.hdf5"
     for size, left in ((30_000, set()), (90_000, {"demo_0.hdf5", "demo_1.hdf5"})):  # of a part, and of all of them
         with files_up_to(size), pytest.raises(DatasetError, match="cannot write .*image.hdf5 .*; what is rendered is kept"):
-            render_dataset(raw, out, View(("agentview",), 8), workers=1, progress=False)
+            render_dataset(raw, out, View(("agentview",), 8), ThisProcess(), progress=False)
         assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", *left}
 
 
@@ -234,7 +231,7 @@ def test_what_was_rendered_otherwise_is_not_gone_on_from(raw, stock, monkeypatch
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--out", "{tmp}/precious"), "precious exists already; delete it, choose another --out, or --check it"),
+        (("--out", "{tmp}/precious"), "precious exists already; delete it or choose another name"),
         (("--out", "{tmp}/precious/image.hdf5"), "cannot write to .*precious is no writable folder"),
         (("--cameras", "frontwiev"), "have no camera 'frontwiev'; choose from .*frontview"),
         (("--image-size", "0"), "--image-size is 0; choose 1 or more"),
@@ -297,7 +294,6 @@ def test_a_raw_file_that_cannot_be_rendered_is_refused_with_the_reason(case, cha
 
 
 @pytest.mark.sim
-@rendering_in_this_process()
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -310,7 +306,7 @@ def test_what_robosuite_cannot_do_is_told_as_one_error(spoil, words, changed_raw
     spoil(changed_raw)
     changed_raw.flush()
     with pytest.raises(DatasetError, match=words):
-        render_dataset(read_raw_file(Path(changed_raw.filename)), tmp_path / "image.hdf5", View(("agentview",), 8), 1, progress=False)
+        render_dataset(read_raw_file(Path(changed_raw.filename)), tmp_path / "out.hdf5", View(("agentview",), 8), ThisProcess(), False)
 
 
 # What robomimic's documentation shows of its sets for robosuite 1.4, and what its sets for 1.5 hold in its place.

@@ -9,44 +9,22 @@ import numpy as np
 import psutil
 import pytest
 import robomimic.utils.file_utils as FileUtils
-import robomimic.utils.obs_utils as ObsUtils
-import robomimic.utils.train_utils as TrainUtils
-import torch
-from one_process import evaluating_in_this_process
-from robomimic.algo import algo_factory
-from robomimic.config import config_factory
-from worker_functions import die_or_raise, raise_config_error, threads_of_a_rollout_worker
+from untrained import HORIZON, without_times, write_untrained_checkpoint
+from worker_functions import threads_of_a_rollout_worker
 
-import robomimic_frozen
-from robomimic_frozen import cli, compat
+from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.evaluate import evaluate
 from robomimic_frozen.evaluation.statistics import as_table, summarize, wilson_interval
-from robomimic_frozen.workers import WorkerDiedError, surviving_map
-
-HORIZON = 10  # more than the 8 steps of a chunk
+from robomimic_frozen.executors.executor import surviving_map
+from robomimic_frozen.executors.processes import Processes, ThisProcess
 
 
 @pytest.fixture(scope="module")
 def make_checkpoint(lift_dataset, tmp_path_factory):
-    """An untrained policy in robomimic's checkpoint format: what it does is as reproducible as what a trained one does."""
-    robomimic_frozen.register()
-    compat.select_gl_backend()
-
     def make(obs_steps=1, **changes):
-        config = config_factory("fbc_frozen")
-        config.train.cuda = False
-        config.observation.encoder.rgb.core_kwargs.rgb_model_name = "efficientnet_lite0"
-        config.algo.obs_steps = config.train.frame_stack = obs_steps
-        ObsUtils.initialize_obs_utils_with_config(config)
-        shape_meta = FileUtils.get_shape_metadata_from_dataset(str(lift_dataset), all_obs_keys=config.all_obs_keys)
-        env_meta = FileUtils.get_env_metadata_from_dataset(str(lift_dataset))
-        env_meta["env_kwargs"].update(changes)
-        torch.manual_seed(0)
-        model = algo_factory("fbc_frozen", config, shape_meta["all_shapes"], shape_meta["ac_dim"], torch.device("cpu"))
         path = tmp_path_factory.mktemp("checkpoint") / "model_epoch_1.pth"
-        TrainUtils.save_model(model, config, env_meta, shape_meta, str(path))
-        return path
+        return write_untrained_checkpoint(lift_dataset, path, obs_steps, **changes)
 
     return make
 
@@ -122,7 +100,7 @@ def test_nothing_is_rendered_that_the_policy_does_not_look_at(checkpoint, monkey
 
 def test_outcomes_do_not_depend_on_how_many_cores_a_worker_has(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert dict(surviving_map(threads_of_a_rollout_worker, 1, workers=1)) == {0: 1}
+    assert dict(surviving_map(threads_of_a_rollout_worker, 1, Processes(1))) == {0: 1}
 
 
 SCENE = """<mujoco><asset><texture name="t" type="2d" builtin="checker" rgb1="{red} 0 0" rgb2="0 0 0" width="8" height="8"/>
@@ -139,19 +117,10 @@ def test_a_renderer_is_kept_where_it_draws_the_next_scene_as_a_new_one_would(cha
     assert have_the_same_assets(one, other) is same
 
 
-def without_times(folder):
-    results = {}
-    for file in folder.rglob("seed_*.json"):
-        episode = json.loads(file.read_text())
-        assert episode.pop("seconds") > 0
-        results[file.relative_to(folder)] = episode
-    return results
-
-
 @pytest.mark.sim
 @pytest.mark.fault("four workers of an evaluation killed, one after the other", "resumed, it ends in the table of an undisturbed one")
 def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when_resumed(checkpoint, tmp_path):
-    (undisturbed,) = evaluate([checkpoint], 5, HORIZON, workers=1, seed=5, out=tmp_path / "a", num_videos=1)
+    (undisturbed,) = evaluate([checkpoint], 5, HORIZON, ThisProcess(), seed=5, out=tmp_path / "a", num_videos=1)
     stop, killed = threading.Event(), []
 
     def kill_four():
@@ -164,12 +133,12 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
     killer = threading.Thread(target=kill_four)
     killer.start()
     try:
-        evaluate([checkpoint], 5, HORIZON, workers=4, seed=5, out=tmp_path / "b", num_videos=0)
+        evaluate([checkpoint], 5, HORIZON, Processes(4), seed=5, out=tmp_path / "b", num_videos=0)
     finally:
         stop.set()
         killer.join()
     assert len(killed) == 4
-    (resumed,) = evaluate([checkpoint], 5, HORIZON, workers=1, seed=5, out=tmp_path / "b", num_videos=0)
+    (resumed,) = evaluate([checkpoint], 5, HORIZON, ThisProcess(), seed=5, out=tmp_path / "b", num_videos=0)
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
     assert (resumed.episodes, resumed.errors) == (undisturbed.episodes, undisturbed.errors) == (5, 0)
     (video,) = (tmp_path / "a").rglob("failure/seed_5.mp4")
@@ -177,21 +146,19 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
 
 
 @pytest.mark.sim
-@evaluating_in_this_process()
 def test_what_is_done_is_not_done_again(checkpoint, tmp_path):
-    evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+    evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
     (result,) = tmp_path.rglob("seed_0.json")
     result.write_text(json.dumps({**json.loads(result.read_text()), "success": True}))
-    (summary,) = evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+    (summary,) = evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
     assert summary.success_rate == 1.0
 
 
 @pytest.mark.sim
-@evaluating_in_this_process()
 def test_a_camera_that_the_environment_lacks_is_named(make_checkpoint, tmp_path):
     checkpoint = make_checkpoint(camera_names=["agentview"], camera_heights=[84], camera_widths=[84])
     with pytest.raises(ConfigError, match="looks at robot0_eye_in_hand_image.*its cameras are agentview"):
-        evaluate([checkpoint], 1, HORIZON, workers=1, seed=0, out=tmp_path, num_videos=0)
+        evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
 
 
 @pytest.mark.parametrize(
@@ -206,18 +173,6 @@ def test_a_camera_that_the_environment_lacks_is_named(make_checkpoint, tmp_path)
 def test_bad_input_is_one_line(make_arguments, words, tmp_path, capfd):
     assert cli.main(["eval", *make_arguments(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert words in capfd.readouterr().err.strip().splitlines()[-1]
-
-
-def test_what_fails_twice_is_reported_and_the_rest_goes_on():
-    results = dict(surviving_map(die_or_raise, 5, workers=2))
-    assert {index: results[index] for index in (0, 3, 4)} == {0: 0, 3: 30, 4: 40}
-    assert isinstance(results[1], WorkerDiedError) and "exit code 7" in str(results[1])
-    assert isinstance(results[2], ValueError)
-
-
-def test_an_error_that_a_second_attempt_cannot_mend_ends_it():
-    with pytest.raises(ConfigError, match="no such thing"):
-        list(surviving_map(raise_config_error, 3, workers=1))
 
 
 def test_errors_count_neither_as_success_nor_as_failure():

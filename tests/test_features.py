@@ -18,8 +18,8 @@ from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.errors import CacheUnavailableError, DatasetError, WeightsError
-from robomimic_frozen.features import store as store_module
 from robomimic_frozen.features.crops import crop_positions
+from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import FeatureStore, open_cache
@@ -155,7 +155,7 @@ def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the
 ):
     whole = FeatureStore(tmp_path / "whole").get(source(dataset), extractor(vision), CPU)
     extracted = []
-    original = store_module.FeatureExtraction.__call__
+    original = FeatureExtraction.__call__
 
     def interrupt(self, frames, images):
         demo = frames.partition("/")[0]
@@ -165,7 +165,7 @@ def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the
         extracted.append(demo)
         return original(self, frames, images)
 
-    monkeypatch.setattr(store_module.FeatureExtraction, "__call__", interrupt)
+    monkeypatch.setattr(FeatureExtraction, "__call__", interrupt)
     store = FeatureStore(tmp_path / "interrupted")
     with pytest.raises(Interrupted):
         store.get(source(dataset), extractor(vision), CPU)
@@ -258,14 +258,14 @@ def test_a_full_disk_is_reported_and_what_was_done_is_kept(dataset, tmp_path, pr
 def build_in_process(dataset, root, seconds_for_a_demo):
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    original = store_module.FeatureExtraction.__call__
+    original = FeatureExtraction.__call__
 
     def slow(self, frames, images):
         (Path(root) / f"extracting_{frames.partition('/')[0]}_{os.getpid()}").touch()
         time.sleep(seconds_for_a_demo)
         return original(self, frames, images)
 
-    store_module.FeatureExtraction.__call__ = slow
+    FeatureExtraction.__call__ = slow
     vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
     FeatureStore(root).get(source(dataset), extractor(vision), CPU)
 

@@ -1,5 +1,6 @@
 """A study: what is compared is planned in a file, run once, and told in a report."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -10,11 +11,12 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from one_process import evaluating_in_this_process
 
 import robomimic_frozen
 from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.executors.processes import ThisProcess
+from robomimic_frozen.executors.ray_cluster import RayCluster
 from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
 from robomimic_frozen.study.plan import Budget, read_plan
 from robomimic_frozen.study.report import write_report
@@ -58,11 +60,10 @@ def write_plan(tmp_path):
 
 
 @pytest.mark.sim
-@evaluating_in_this_process()
 def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path, monkeypatch):
     out = tmp_path / "out"
     plan = read_plan(write_plan(**content(lift_dataset)))
-    run_study(plan, out, workers=1)
+    run_study(plan, out, ThisProcess(), 1)
     results = read_results(out)
     assert [(run["configuration"], run["demos"], run["seed"]) for run in results.runs] == [("frozen", 2, 1), ("trained", 2, 1)]
     frozen, trained = results.runs
@@ -74,7 +75,7 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
         assert all((checkpoint["episodes"], checkpoint["mean_steps"]) == (1, 2) for checkpoint in run["checkpoints"])
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model_epoch_*.pth")}
-    run_study(plan, out, workers=1)
+    run_study(plan, out, ThisProcess(), 1)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("model_epoch_*.pth")}
     check_report(write_report(out, with_films=True))
 
@@ -84,11 +85,23 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
     # Another budget: what was found with the first one counts no more, and stays.
     monkeypatch.setattr("robomimic_frozen.study.study.train", fail)
     with pytest.raises(StudyError, match="2 of 2 runs failed, first frozen, 2 demonstrations, seed 1: it broke"):
-        run_study(dataclasses.replace(plan, budget=Budget(steps=3)), out, workers=1)
+        run_study(dataclasses.replace(plan, budget=Budget(steps=3)), out, ThisProcess(), 1)
     with pytest.raises(ConfigError, match="no run of the study .* is finished yet"):
         read_results(out)
-    run_study(plan, out, workers=1)
+    run_study(plan, out, ThisProcess(), 1)
     assert read_results(out).runs == results.runs
+
+
+@pytest.mark.sim
+def test_runs_of_a_study_go_side_by_side_on_ray(lift_dataset, write_plan, tmp_path, capfd):
+    plan = read_plan(write_plan(**content(lift_dataset, seeds=[1, 2])))
+    frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
+    with contextlib.closing(RayCluster(2)) as cluster:
+        run_study(frozen_only, tmp_path / "out", cluster, rollout_workers=1)
+    results = read_results(tmp_path / "out")
+    assert [(run["seed"], run["checkpoints"][-1]["episodes"]) for run in results.runs] == [(1, 1), (2, 1)]
+    printed = capfd.readouterr().err
+    assert "[2 of 2] frozen, 2 demonstrations, seed" in printed and "done" in printed
 
 
 @pytest.mark.sim
@@ -96,7 +109,7 @@ def test_a_budget_in_seconds_becomes_steps_after_the_features_have_been_extracte
     plan = read_plan(write_plan(**content(lift_dataset, budget={"seconds": 0.001})))
     frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
     with pytest.raises(StudyError, match=r"0 gradient steps fit into the budget, .* .extracting the features took \d+ s.; raise"):
-        run_study(frozen_only, tmp_path, workers=1)
+        run_study(frozen_only, tmp_path, ThisProcess(), 1)
     (calibration,) = tmp_path.glob("shared/frozen-2_demos-*/calibration.json")
     assert json.loads(calibration.read_text())["seconds_per_step"] > 0
     features = tmp_path.glob("shared/frozen-2_demos-*/features/*/metadata.json")
@@ -164,7 +177,7 @@ def test_what_is_no_plan_is_refused_in_one_line(text, tmp_path, capfd):
 def test_two_studies_do_not_write_to_one_folder(write_plan, tmp_path):
     plan = read_plan(write_plan(**content("lift.hdf5")))
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study is writing to"):
-        run_study(plan, tmp_path, workers=1)
+        run_study(plan, tmp_path, ThisProcess(), 1)
 
 
 def test_a_folder_without_a_study_has_no_report(tmp_path, capfd):

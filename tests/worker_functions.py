@@ -27,3 +27,21 @@ def threads_of_a_rollout_worker():
 
     _make_runner([], rendering_threads=2)
     return lambda index: torch.get_num_threads()
+
+
+def logged(folder, build):
+    """What `build` gives, and files that tell which tasks were begun and done."""
+    compute = build()
+
+    def run(index):
+        with (folder / f"begun_{index}").open("a") as file:
+            file.write("once ")
+        result = compute(index)
+        (folder / f"done_{index}").touch()
+        return result
+
+    return run
+
+
+def lengths_of(source, _):
+    return source.lengths()

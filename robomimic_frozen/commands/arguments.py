@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from robomimic_frozen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from robomimic_frozen.executors.executor import Executor
 
 SET_HELP = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
 
@@ -21,3 +27,37 @@ def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; choose 1 or more")
+
+
+def add_executor_flags(parser: argparse.ArgumentParser, in_this_process: bool = False) -> None:
+    """Args: in_this_process: whether the work is done without workers unless the user says how many."""
+    default = "none but this process" if in_this_process else "one for each core"
+    parser.add_argument("--workers", type=int, help=f"how many at once ({default}; with Ray, as many as there is room for)")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray (%(default)s)")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a running cluster, or 'auto' (a cluster of this machine)")
+    parser.add_argument("--worker-cpus", type=float, default=1, help="with Ray: CPUs of each worker (%(default)s)")
+    parser.add_argument("--worker-gpus", type=float, default=0, help="with Ray: GPUs of each worker (%(default)s)")
+    parser.add_argument("--worker-memory", type=float, default=0, metavar="GB", help="with Ray: memory reserved for each worker")
+    parser.set_defaults(in_this_process=in_this_process)
+
+
+@contextlib.contextmanager
+def executor_of(arguments: argparse.Namespace) -> Iterator[Executor]:
+    """The one that the flags of `add_executor_flags` ask for. Raises ConfigError."""
+    check_at_least_one(arguments, "workers")
+    if arguments.executor == "ray":
+        from robomimic_frozen.executors.ray_cluster import RayCluster
+
+        resources = arguments.worker_cpus, arguments.worker_gpus, arguments.worker_memory
+        with contextlib.closing(RayCluster(arguments.workers, arguments.ray_address, *resources)) as cluster:
+            yield cluster
+        return
+    from robomimic_frozen.executors.processes import Processes, ThisProcess, usable_cores
+
+    for name in ("ray_address", "worker_gpus", "worker_memory"):
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name.replace('_', '-')} is of use with --executor ray only; add that, or leave it out")
+    if arguments.workers is None and arguments.in_this_process:
+        yield ThisProcess()
+    else:
+        yield Processes(arguments.workers or usable_cores())

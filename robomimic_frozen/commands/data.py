@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
-from robomimic_frozen.commands.arguments import check_at_least_one
+from robomimic_frozen.commands.arguments import add_executor_flags, check_at_least_one, executor_of
 from robomimic_frozen.data.released import RELEASED
 
 
@@ -18,13 +17,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "dataset_states_to_obs.py does. Released ones are downloaded from the Hugging Face hub first. An interrupted rendering goes on "
         "where it stopped.",
     )
-    parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic")
+    parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic, also by URL")
     parser.add_argument("--out", type=Path, help="file to write (NAME_image.hdf5 here)")
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to render (those of robomimic's own image datasets)")
     parser.add_argument("--image-size", type=int, help="height and width of images in pixels (84; 240 of ToolHang)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel processes (all cores)")
     parser.add_argument("--next-obs", action="store_true", help="also store next_obs, which offline RL needs")
     parser.add_argument("--check", action="store_true", help="compare a sample of the file, new or old, with frames rendered again")
+    add_executor_flags(parser)
     parser.set_defaults(run=_run)
 
 
@@ -33,9 +32,12 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.data.download import find_source
     from robomimic_frozen.data.raw_file import read_raw_file
     from robomimic_frozen.data.released import default_view
-    from robomimic_frozen.data.rendering import View, refuse_existing, render_dataset
+    from robomimic_frozen.data.rendering import View, render_dataset
+    from robomimic_frozen.executors.staging import StagingFirst
+    from robomimic_frozen.files import refuse_existing
+    from robomimic_frozen.storage import is_url
 
-    check_at_least_one(arguments, "workers", "image_size")
+    check_at_least_one(arguments, "image_size")
     for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
         logging.getLogger(library).setLevel(logging.WARNING)
     name = arguments.source.replace("-", "_") if arguments.source in RELEASED else Path(arguments.source).stem
@@ -45,9 +47,12 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
         refuse_existing(out)  # before a download
     raw = read_raw_file(find_source(arguments.source))
     cameras, image_size = default_view(raw.env_meta["env_name"])
-    if not only_check:
-        view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
-        render_dataset(raw, out, view, arguments.workers)
-        print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
-    if arguments.check:
-        print(f"{out}: {check_images(raw, out, arguments.workers)} frames are what is rendered again")
+    with executor_of(arguments) as executor:
+        if is_url(arguments.source):
+            executor = StagingFirst(executor, [arguments.source])
+        if not only_check:
+            view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
+            render_dataset(raw, out, view, executor)
+            print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
+        if arguments.check:
+            print(f"{out}: {check_images(raw, out, executor)} frames are what is rendered again")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from robomimic_frozen.commands.arguments import SET_HELP, check_at_least_one
+from robomimic_frozen.commands.arguments import SET_HELP, add_executor_flags, check_at_least_one, executor_of
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,10 +18,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT", help="a checkpoint, or the folder of a run for all of its")
     parser.add_argument("--episodes", type=int, default=50, help="of each checkpoint (%(default)s)")
     parser.add_argument("--horizon", type=int, help="steps of an episode (as the checkpoint's config says)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel processes (all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; the next has the next (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), help="folder for results (%(default)s)")
     parser.add_argument("--videos", type=int, default=0, help="how many episodes of each to record (%(default)s)")
+    add_executor_flags(parser)
     parser.set_defaults(run=_run)
 
 
@@ -37,12 +36,12 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.evaluation.statistics import as_table
     from robomimic_frozen.preflight import check_output_dir
 
-    check_at_least_one(arguments, "episodes", "workers")
+    check_at_least_one(arguments, "episodes")
     check_output_dir(arguments.out)
-    summaries = evaluate(
-        arguments.checkpoints, arguments.episodes, arguments.horizon, arguments.workers, arguments.seed, arguments.out,
-        arguments.videos,
-    )
+    with executor_of(arguments) as executor:
+        summaries = evaluate(
+            arguments.checkpoints, arguments.episodes, arguments.horizon, executor, arguments.seed, arguments.out, arguments.videos
+        )
     print(as_table(summaries))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from robomimic_frozen.commands.arguments import add_config_flags
+from robomimic_frozen.commands.arguments import add_config_flags, add_executor_flags, executor_of
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -14,6 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "goes on where it stopped.",
     )
     add_config_flags(parser)
+    add_executor_flags(parser, in_this_process=True)
     parser.set_defaults(run=_run)
 
 
@@ -23,4 +24,5 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     register()
     from robomimic_frozen.launch import precompute
 
-    precompute(arguments.config, arguments.algo, arguments.dataset, arguments.set)
+    with executor_of(arguments) as executor:
+        precompute(arguments.config, arguments.algo, arguments.dataset, arguments.set, executor)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from pathlib import Path
 
-from robomimic_frozen.commands.arguments import check_at_least_one
+from robomimic_frozen.commands.arguments import add_executor_flags, executor_of
 from robomimic_frozen.errors import ConfigError
 
 
@@ -19,11 +18,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("plan", type=Path, metavar="FILE", help="what to compare, in YAML or JSON (see docs/studies.md)")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for results (%(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that roll out (all cores)")
+    add_executor_flags(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace, _: list[str]) -> None:
+    from robomimic_frozen.executors.processes import ThisProcess
     from robomimic_frozen.plugins import register
     from robomimic_frozen.preflight import check_output_dir
 
@@ -33,10 +33,14 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.study.study import run_study
     from robomimic_frozen.study.training import StudyError
 
-    check_at_least_one(arguments, "workers")
     check_output_dir(arguments.out)
     try:
-        run_study(read_plan(arguments.plan), arguments.out, arguments.workers)
+        with executor_of(arguments) as executor:
+            if arguments.executor == "local":
+                # One run at a time, so that each has the machine for itself.
+                run_study(read_plan(arguments.plan), arguments.out, ThisProcess(), executor.workers)
+            else:
+                run_study(read_plan(arguments.plan), arguments.out, executor, executor.threads or 1)
     except StudyError:
         with contextlib.suppress(ConfigError):  # none is finished
             print(write_report(arguments.out, with_films=True))

@@ -15,14 +15,14 @@ import numpy as np
 from robomimic_frozen import compat, hdf5
 from robomimic_frozen.data.raw_file import RawFile
 from robomimic_frozen.errors import DatasetError, MalformedError
-from robomimic_frozen.workers import ordered_map
+from robomimic_frozen.executors.executor import Executor, ordered_map
 
 _DEMOS: Final = 8
 _STEPS: Final = 6
 _IMAGE: Final = "_image"
 
 
-def check_images(raw: RawFile, path: Path, workers: int) -> int:
+def check_images(raw: RawFile, path: Path, executor: Executor) -> int:
     """Render a sample of steps again, spread over demos and time, and compare them with the dataset at `path`.
 
     Returns:
@@ -41,7 +41,7 @@ def check_images(raw: RawFile, path: Path, workers: int) -> int:
     raw.check_cameras(tuple(shapes))
     sample = _spread([name for name in raw.steps if name in demos], _DEMOS)
     compat.select_gl_backend()  # for the workers, too, which inherit its choice
-    with contextlib.closing(ordered_map(functools.partial(_make_checker, raw, path, shapes, sample), len(sample), workers)) as compared:
+    with contextlib.closing(ordered_map(functools.partial(_make_checker, raw, path, shapes, sample), len(sample), executor)) as compared:
         return sum(compared)
 
 

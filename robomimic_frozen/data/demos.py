@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import tqdm
 from robomimic_frozen.data.episodes import EpisodeMaker
 from robomimic_frozen.data.robomimic_hdf5 import DemoFile
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.executors.executor import ordered_map
+from robomimic_frozen.executors.processes import Processes, usable_cores
 from robomimic_frozen.files import new_file
-from robomimic_frozen.workers import ordered_map
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ def generate_demos(
         RobomimicFrozenError: a worker process died.
     """
     path = Path(path)
-    workers = _usable_cores() if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     _check_numbers(num_demos=(num_demos, 1), workers=(workers, 1), image_size=(image_size, 1), seed=(seed, 0))
     build = functools.partial(EpisodeMaker, tuple(camera_names), image_size, seed)
     demos_of: Counter[str] = Counter()
     attempts_of: Counter[str] = Counter()
     frames_in: Counter[str] = Counter()
     with new_file(path) as partial, DemoFile(partial, seed, next_obs) as file:
-        episodes = ordered_map(build, num_demos, workers)
+        episodes = ordered_map(build, num_demos, Processes(workers))
         with contextlib.closing(episodes):
             for episode in tqdm.tqdm(episodes, "demonstrations", num_demos, unit="demo", disable=not progress):
                 file.append(episode)
@@ -101,12 +101,6 @@ def generate_demos(
         attempts_per_operator=dict(attempts_of),
         demos_per_operator=dict(demos_of),
     )
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_numbers(**values_and_minima: tuple[int, int]) -> None:

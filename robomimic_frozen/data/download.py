@@ -15,18 +15,21 @@ from robomimic_frozen import compat
 from robomimic_frozen.data.released import HUB_REPO, RELEASED
 from robomimic_frozen.errors import DatasetError, first_line
 from robomimic_frozen.files import sha256_of
+from robomimic_frozen.storage import is_url, staged
 
 logger = logging.getLogger(__name__)
 
 
 def find_source(source: str) -> Path:
-    """The raw file that `source` names: a released set, downloaded if need be, or a path.
+    """The raw file that `source` names: a released set, downloaded if need be, a URL, of which a copy is made, or a path.
 
     Raises:
-        DatasetError: it names neither; or as of `fetch_released`.
+        DatasetError: it names none of these; or as of `fetch_released` and `staged`.
     """
     if source in RELEASED:
         return fetch_released(source)
+    if is_url(source):
+        return staged(source)
     if not Path(source).is_file():
         close = difflib.get_close_matches(source, RELEASED, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the sets are {', '.join(RELEASED)}"

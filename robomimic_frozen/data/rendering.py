@@ -21,12 +21,11 @@ from robomimic_frozen import __version__, compat, hdf5
 from robomimic_frozen.data import lift_env
 from robomimic_frozen.data.raw_file import RawFile
 from robomimic_frozen.errors import DatasetError, first_line
-from robomimic_frozen.files import complete_or_absent, sha256_of, sole_writer, to_disk
+from robomimic_frozen.executors.executor import Executor, surviving_map
+from robomimic_frozen.files import complete_or_absent, refuse_existing, require_space, sha256_of, sole_writer, to_disk
 from robomimic_frozen.preflight import check_output_dir
-from robomimic_frozen.workers import surviving_map
 
-# Room on the disk for what is small beside the images, in bytes, and as a part of them.
-_SPARE_BYTES: Final = 2**24
+# Room on the disk for what is small beside the images, as a part of them.
 _SPARE_PART: Final = 0.1
 # What the last bits of an image, or the layout of a file, may depend on.
 _PACKAGES: Final = ("robomimic", "robosuite", "mujoco", "h5py")
@@ -52,7 +51,7 @@ class View:
         return (1 + _SPARE_PART) * images * 3 * self.image_size**2
 
 
-def render_dataset(raw: RawFile, out: Path, view: View, workers: int, progress: bool = True) -> None:
+def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor, progress: bool = True) -> None:
     """Write the image dataset of a raw file, its filter keys included.
 
     The file appears under its name only when it is complete. Demos that are finished lie in a hidden folder beside it until then,
@@ -60,7 +59,7 @@ def render_dataset(raw: RawFile, out: Path, view: View, workers: int, progress: 
 
     Args:
         out: HDF5 file to write.
-        workers: parallel processes.
+        executor: of the rendering; its workers read the raw file.
         progress: whether to show a progress bar on stderr.
 
     Raises:
@@ -80,16 +79,10 @@ def render_dataset(raw: RawFile, out: Path, view: View, workers: int, progress: 
         parts = {name: folder / f"{name}.hdf5" for name in raw.steps}
         missing = [name for name, part in parts.items() if not part.exists()]
         steps = sum(raw.steps.values()) + sum(raw.steps[name] for name in missing)
-        _require_space(out.parent, int(view.bytes_per_step * steps))
-        _render(raw, view, {name: parts[name] for name in missing}, workers, progress)
+        require_space(out.parent, int(view.bytes_per_step * steps))
+        _render(raw, view, {name: parts[name] for name in missing}, executor, progress)
         _merge(raw, parts, out)
         shutil.rmtree(hidden)
-
-
-def refuse_existing(out: Path) -> None:
-    """Raise DatasetError if there is such a file."""
-    if out.exists():
-        raise DatasetError(f"{out} exists already; delete it, choose another --out, or --check it")
 
 
 def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
@@ -101,13 +94,6 @@ def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _require_space(folder: Path, needed: int) -> None:
-    # Asked beforehand because HDF5 takes a failed write badly, and to fail in the first minute, not in the last.
-    free, needed = shutil.disk_usage(folder).free, needed + _SPARE_BYTES
-    if free < needed:
-        raise DatasetError(f"{folder} has {free // 10**6} MB free, and {needed // 10**6} are needed; free some, or write elsewhere")
-
-
 @contextlib.contextmanager
 def _disk_errors_named(out: Path) -> Iterator[None]:
     try:
@@ -117,12 +103,12 @@ def _disk_errors_named(out: Path) -> Iterator[None]:
         raise DatasetError(f"cannot write {out} ({reason}); what is rendered is kept: free some space and run again") from error
 
 
-def _render(raw: RawFile, view: View, parts: Mapping[str, Path], workers: int, progress: bool) -> None:
+def _render(raw: RawFile, view: View, parts: Mapping[str, Path], executor: Executor, progress: bool) -> None:
     """Render each demo to a file of its own."""
     demos = list(parts)
     build = functools.partial(_make_renderer, raw, view, demos)
     bar = tqdm(desc="rendering", initial=len(raw.steps) - len(demos), total=len(raw.steps), unit="demo", disable=not progress)
-    with bar, contextlib.closing(surviving_map(build, len(demos), workers)) as results:
+    with bar, contextlib.closing(surviving_map(build, len(demos), executor)) as results:
         for index, result in results:
             if isinstance(result, Exception):
                 raise result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,11 +11,9 @@ import numpy as np
 
 from robomimic_frozen.data.episodes import Episode
 from robomimic_frozen.data.operators import GROUPS
-from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.files import require_space
 
 VALID_SHARE: Final = 0.1
-# Room left on the disk for what is small beside the images: states, actions, scene and the file's own tables.
-SPARE_BYTES: Final = 2**24
 # Keeps the split's random numbers apart from those of the episodes, whose keys have two numbers.
 _SPLIT_KEY: Final = (0,)
 
@@ -57,7 +54,7 @@ class DemoFile:
         Raises:
             DatasetError: the disk is full.
         """
-        self._require_space(episode)
+        require_space(Path(self._file.filename).parent, 2 * sum(values.nbytes for values in episode.obs.values()))
         demo = self._data.create_group(f"demo_{len(self._groups)}")
         demo.attrs["num_samples"] = len(episode.actions)
         demo.attrs["model_file"] = episode.model
@@ -72,15 +69,6 @@ class DemoFile:
         self._data.attrs["env_args"] = episode.env_args
         self._data.attrs["total"] += len(episode.actions)
         self._groups.append(episode.operator.group)
-
-    def _require_space(self, episode: Episode) -> None:
-        # Asked beforehand because HDF5 takes a failed write badly: it goes unnoticed, or the process crashes.
-        folder = Path(self._file.filename).parent
-        needed = 2 * sum(values.nbytes for values in episode.obs.values()) + SPARE_BYTES
-        if shutil.disk_usage(folder).free < needed:
-            raise DatasetError(
-                f"no space left in {folder} after {len(self._groups)} demonstrations; free some or write elsewhere"
-            )
 
     def _write_filter_keys(self) -> None:
         valid = _valid_demos(len(self._groups), self._seed)

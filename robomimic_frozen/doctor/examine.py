@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error
 from robomimic_frozen.errors import RobomimicFrozenError, first_line
-from robomimic_frozen.workers import WorkerDiedError, surviving_map
+from robomimic_frozen.executors.executor import WorkerDiedError, surviving_map
+from robomimic_frozen.executors.processes import Processes
 
 PATIENCE_SECONDS: Final = 120
 
@@ -27,7 +28,7 @@ def examine_files(paths: Sequence[Path], config_path: str | None, patience: int 
         patience: how many seconds a demo or a checkpoint may take before HDF5 counts as hanging in it.
     """
     build = functools.partial(_examiner, tuple(paths), config_path, patience)
-    answers = dict(surviving_map(build, len(paths), workers=1, attempts=1))
+    answers = dict(surviving_map(build, len(paths), Processes(1), attempts=1))
     return [_or_failure(path, answers[index], patience) for index, path in enumerate(paths)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from robomimic_frozen import compat
 from robomimic_frozen.encoders.preprocessing import crop_at
-from robomimic_frozen.errors import WeightsError
+from robomimic_frozen.errors import DatasetError, WeightsError
 from robomimic_frozen.features.crops import crop_positions
+from robomimic_frozen.features.source import ImageSource, image_digest
 from robomimic_frozen.features.spec import Extractor
 
 logger = logging.getLogger(__name__)
@@ -24,19 +25,48 @@ SAFE_SIMILARITY = 0.999
 _SAMPLE_IMAGES = 32
 
 
+def make_demo_extraction(
+    source: ImageSource, demos: Sequence[tuple[str, int, str]], extractor: Extractor, device: torch.device | None, threads: int | None
+) -> Callable[[int], bytes]:
+    """In a worker: number of a demo -> its features, as they are stored.
+
+    Args:
+        demos: name, number of frames and `image_digest` of each.
+        device: None for the worker's GPU, if it has one.
+
+    Raises:
+        DatasetError: the dataset cannot be read, or is not what it was.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    extraction = FeatureExtraction(extractor, device, sample=source.read(source.demos[0]))
+
+    def extract(index: int) -> bytes:
+        name, _, digest = demos[index]
+        images = source.read(name)
+        if image_digest(images) != digest:
+            raise DatasetError(f"{source.path} changed while its features were extracted; run again when it is complete")
+        return extraction(source.frames_of(name), images).tobytes()
+
+    return extract
+
+
 class FeatureExtraction:
     """Computes the features of one demo after another on `device`.
 
-    The features of a demo depend on that demo alone, not on what was extracted before it.
+    The features of a demo depend on that demo and on `sample` alone, not on what was extracted before it.
+
+    Args:
+        sample: images [T, H, W, 3] uint8 on which the number format is chosen.
     """
 
-    def __init__(self, extractor: Extractor, device: torch.device) -> None:
+    def __init__(self, extractor: Extractor, device: torch.device, sample: np.ndarray) -> None:
         self.extractor = extractor
         self.device = device
         # The layout of the shared network must not change under the policy that uses it.
         self.vision = copy.deepcopy(extractor.vision).to(device).to(memory_format=torch.channels_last)
-        self.precision = torch.float32
-        self._precision_chosen = False
+        self.precision = self._fastest_safe_precision(sample[:_SAMPLE_IMAGES])
 
     def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:
         """Features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
@@ -57,9 +87,6 @@ class FeatureExtraction:
 
     @torch.inference_mode()
     def _features(self, images: Tensor) -> np.ndarray:
-        if not self._precision_chosen:
-            self.precision = self._fastest_safe_precision(images[:_SAMPLE_IMAGES])
-            self._precision_chosen = True
         return self._forward(images, self.precision).float().cpu().numpy().astype(self.extractor.dtype)
 
     def _forward(self, images: Tensor, precision: torch.dtype) -> Tensor:
@@ -67,11 +94,13 @@ class FeatureExtraction:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             return self.vision.frozen_part(images)
 
-    def _fastest_safe_precision(self, sample: Tensor) -> torch.dtype:
+    @torch.inference_mode()
+    def _fastest_safe_precision(self, sample: np.ndarray) -> torch.dtype:
         # Whoever stores float32 wants the digits that bfloat16 does not have.
         if self.extractor.dtype == "float32" or not compat.has_fast_bfloat16(self.device):
             return torch.float32
-        exact, quick = self._forward(sample, torch.float32), self._forward(sample, torch.bfloat16).float()
+        images = next(self._batches("sample", sample))
+        exact, quick = self._forward(images, torch.float32), self._forward(images, torch.bfloat16).float()
         similarity = F.cosine_similarity(exact, quick).min().item()
         if similarity < SAFE_SIMILARITY:
             logger.info("features in float32: bfloat16 ones have a cosine similarity of %.5f only", similarity)

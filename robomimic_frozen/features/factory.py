@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
-import robomimic.utils.torch_utils as TorchUtils
 import robomimic.utils.train_utils as TrainUtils
+import torch
 
 from robomimic_frozen import compat
 from robomimic_frozen.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.executors.executor import Executor
 from robomimic_frozen.features.dataset import CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.features.spec import Extractor
@@ -61,11 +62,12 @@ def _starts_from_trained_encoder(config: Any) -> bool:
     return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
 
 
-def dataset_class(config: Any, filter_key: str | None) -> functools.partial | None:
+def dataset_class(config: Any, filter_key: str | None, executor: Executor | None = None) -> functools.partial | None:
     """What takes the place of SequenceDataset in a run with this config; None for nothing.
 
     Args:
         filter_key: of the demos the dataset is for, which tells validation from training.
+        executor: of an extraction; None for this process.
     """
     if "feature_cache" not in config.algo:
         return None
@@ -76,7 +78,7 @@ def dataset_class(config: Any, filter_key: str | None) -> functools.partial | No
     validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
     return functools.partial(
         CachedFeatureDataset,
-        get_features=functools.partial(get_features, config),
+        get_features=functools.partial(get_features, config, executor),
         image_keys=_image_keys(config),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=not validating,
@@ -88,15 +90,15 @@ def _encoder_is_frozen(config: Any) -> bool:
     return bool(config.observation.encoder.rgb.core_kwargs.get("freeze_encoder", True))
 
 
-def get_features(config: Any, source: ImageSource) -> CachedFeatures:
+def get_features(config: Any, executor: Executor | None, source: ImageSource) -> CachedFeatures:
     """The features of `source` under the encoder of `config`, from the store. Raises as `FeatureStore.get`."""
     cache = config.algo.feature_cache
     extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, cache, source.image_shape())
-    device = TorchUtils.get_torch_device(try_to_use_cuda=config.train.cuda)
-    return FeatureStore(cache.dir).get(source, extractor, device)
+    device = None if config.train.cuda else torch.device("cpu")
+    return FeatureStore(cache.dir).get(source, extractor, device, executor)
 
 
-def precompute(config: Any) -> None:
+def precompute(config: Any, executor: Executor | None = None) -> None:
     """Extract now what training with `config` would extract first. Raises ConfigError if it would not read features."""
     reason = why_uncached(config)
     if reason is not None:
@@ -107,7 +109,7 @@ def precompute(config: Any) -> None:
     if config.experiment.validate:
         filter_keys.append(config.train.hdf5_validation_filter_key)
     for filter_key in filter_keys:
-        replacement = dataset_class(config, filter_key)
+        replacement = dataset_class(config, filter_key, executor)
         assert replacement is not None  # there is no reason against it
         with compat.in_place_of_sequence_dataset(replacement):
             inspect.unwrap(TrainUtils.dataset_factory)(config, config.all_obs_keys, filter_key)

@@ -128,7 +128,7 @@ def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) ->
     (images,) = source.images()
     if image_digest(images) != demo["images"]:
         raise DatasetError(f"{source.path} has other images now than this cache was made from")
-    extraction = FeatureExtraction(_extractor(cache.metadata, source.image_shape()), device)
+    extraction = FeatureExtraction(_extractor(cache.metadata, source.image_shape()), device, images)
     again = torch.from_numpy(extraction(source.frames_of(demo["name"]), images)).float()
     stored = torch.from_numpy(cache.of(demo["name"]).copy()).float()
     similarity = F.cosine_similarity(again, stored, dim=-1).min().item()

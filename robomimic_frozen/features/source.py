@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from robomimic_frozen import hdf5
 from robomimic_frozen.errors import DatasetError
 
 
@@ -28,21 +29,31 @@ class ImageSource:
     demos: tuple[str, ...]
     key: str
 
-    def images(self, first: int = 0) -> Iterator[np.ndarray]:
-        """Images [T, H, W, 3] uint8 of each demo from number `first` on; the next demo is read ahead meanwhile.
+    def images(self) -> Iterator[np.ndarray]:
+        """Images [T, H, W, 3] uint8 of each demo; the next demo is read ahead meanwhile.
 
         Raises:
             DatasetError: the file cannot be read, lacks the key, or holds something else than uint8 RGB images.
         """
-        with _opened(self.path) as file, concurrent.futures.ThreadPoolExecutor(1) as reader:
+        with hdf5.opened(self.path) as file, concurrent.futures.ThreadPoolExecutor(1) as reader:
             ahead = None
-            for demo in self.demos[first:]:
+            for demo in self.demos:
                 following = reader.submit(self._read, file, demo)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = following
             if ahead is not None:
                 yield ahead.result()
+
+    def read(self, demo: str) -> np.ndarray:
+        """The images of one demo. Raises as `images`."""
+        with hdf5.opened(self.path) as file:
+            return self._read(file, demo)
+
+    def lengths(self) -> list[int]:
+        """Number of frames of each demo."""
+        with hdf5.opened(self.path) as file:
+            return [len(self._dataset(file, demo)) for demo in self.demos]
 
     def digests(self) -> list[str]:
         """sha256 of the images of each demo."""
@@ -54,7 +65,7 @@ class ImageSource:
 
     def image_shape(self) -> tuple[int, int, int]:
         """(3, H, W)"""
-        with _opened(self.path) as file:
+        with hdf5.opened(self.path) as file:
             height, width, channels = self._dataset(file, self.demos[0]).shape[1:]
         return channels, height, width
 
@@ -80,10 +91,3 @@ def image_digest(images: np.ndarray) -> str:
     result = hashlib.sha256(str(images.shape).encode())
     result.update(np.ascontiguousarray(images).data)
     return result.hexdigest()
-
-
-def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"dataset {path} cannot be opened as HDF5 ({error}); check the path") from error

@@ -66,6 +66,11 @@ class Run:
     demos: int
     seed: int
 
+    @property
+    def label(self) -> str:
+        """For people to read."""
+        return f"{self.configuration.name}, {self.demos} demonstrations, seed {self.seed}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

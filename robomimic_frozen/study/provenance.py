@@ -13,13 +13,12 @@ from typing import Any
 
 from robomimic.config.config import Config
 
+from robomimic_frozen.code_digest import code_digest
 from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.vision import VisionBackbone
-from robomimic_frozen.files import sha256_of
 
 PACKAGES = ("robomimic", "robosuite", "mujoco", "torch", "torchvision", "numpy")
-_REPORTING = ("study/results.py", "study/figures.py", "study/film.py", "study/report.py")
 
 
 def environment() -> dict[str, Any]:
@@ -32,16 +31,6 @@ def environment() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
     }
-
-
-def code_digest() -> str:
-    """sha256 over the modules of this package, but for those that only tell what came out."""
-    package = Path(__file__).parent.parent
-    result = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).as_posix() not in _REPORTING:
-            result.update(f"{path.relative_to(package)} {sha256_of(path)}".encode())
-    return result.hexdigest()
 
 
 def weights_digest(config: Config) -> str | None:

@@ -2,83 +2,118 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robomimic.config.config import Config
-from tqdm import tqdm
 
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate
+from robomimic_frozen.executors.executor import Executor, surviving_map
+from robomimic_frozen.executors.processes import Processes
 from robomimic_frozen.files import sha256_of, sole_writer, write_json
 from robomimic_frozen.preflight import check_dataset
 from robomimic_frozen.study import provenance
 from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
 from robomimic_frozen.study.plan import Plan, Run
+from robomimic_frozen.study.progress import ProgressTable
 from robomimic_frozen.study.training import StudyError, calibrate, finished_training, train
 
 MANIFEST, RESULT = "study.json", "result.json"
 
 
-def run_study(plan: Plan, out: Path, workers: int) -> None:
+def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -> None:
     """Run what is missing in `out` of the plan's runs. A run that fails does not stop the others.
 
     `out/study.json` says what belongs to the study; `out/runs/<run>/result.json` is one run's. The name of a run changes with
     its config, code, packages, data and weights, so results of others stay beside it and count no more.
 
     Args:
-        workers: processes that roll out.
+        executor: of the runs, as many at once as it has workers; those read and write the same folders as this process.
+        rollout_workers: processes that roll out, of each run.
 
     Raises:
         ConfigError, DatasetError, WeightsError: of the plan, before anything runs; or another study is writing to `out`.
         StudyError: runs failed.
     """
     with sole_writer(out, "study"):
-        _Study(plan, out, workers).run()
-
-
-class _Study:
-    def __init__(self, plan: Plan, out: Path, workers: int) -> None:
-        self.plan, self.out, self.workers = plan, out, workers
-        self.environment = provenance.environment()
-        self.configs = {each.name: each.load() for each in plan.configurations}
-        obs_keys = {key for config in self.configs.values() for key in config.all_obs_keys}
-        check_dataset(plan.dataset, obs_keys, [])
-        self.weights = {name: provenance.weights_digest(config) for name, config in self.configs.items()}
-        self.data = {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)}
-        self.demonstrations = out / f"demonstrations-{provenance.fingerprint(self.data, plan.demos)}.hdf5"
-        link_demonstrations(plan.dataset, plan.demos, self.demonstrations)
-
-    def run(self) -> None:
-        runs = list(self.plan.runs())
-        self._write_manifest(runs)
-        if self.plan.budget.seconds is not None:
+        runs = list(plan.runs())
+        study = _prepare(plan, out.absolute(), rollout_workers)
+        study.write_manifest(runs)
+        if plan.budget.seconds is not None:
             # All at once, so that the machine is in the same state for all of them.
-            first = [run for run in runs if run.seed == self.plan.seeds[0]]
-            self._each(first, "calibration", lambda run: calibrate(self._config(run), self._shared(run)))
-        failures = self._each(runs, "run", self._finish)
+            _each(study.calibrate, [run for run in runs if run.seed == plan.seeds[0]], f"{plan.title}: calibration", executor)
+        failures = _each(study.finish, runs, plan.title, executor)
         if failures:
             raise StudyError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
 
-    def _each(self, runs: list[Run], unit: str, do: Callable[[Run], None]) -> list[str]:
-        """Do something with each run, whatever becomes of the others. Returns what went wrong."""
-        failures = []
-        with tqdm(runs, unit=unit) as bar:
-            for run in bar:
-                bar.set_postfix_str(_label(run))
-                try:
-                    do(run)
-                except RobomimicFrozenError as error:
-                    failures.append(f"{_label(run)}: {error}")
-                    bar.write(failures[-1])
-        return failures
 
-    def _finish(self, run: Run) -> None:
+def _each(do: Callable[[Run], None], runs: Sequence[Run], title: str, executor: Executor) -> list[str]:
+    """Do something with each run, whatever becomes of the others. Returns what went wrong."""
+    failures = []
+    with ProgressTable(title, runs) as table:
+        build = functools.partial(_make_step, do, runs)
+        with contextlib.closing(surviving_map(build, len(runs), executor, on_start=table.started)) as results:
+            for number, result in results:
+                failure = f"{type(result).__name__}: {result}" if isinstance(result, Exception) else result
+                table.ended(number, failure)
+                if failure is not None:
+                    failures.append(f"{runs[number].label}: {failure}")
+    return failures
+
+
+def _make_step(do: Callable[[Run], None], runs: Sequence[Run]) -> Callable[[int], str | None]:
+    """In a worker: number of a run -> what went wrong with it."""
+    from robomimic_frozen.plugins import register
+
+    register()
+
+    def step(number: int) -> str | None:
+        try:
+            do(runs[number])
+        except RobomimicFrozenError as error:
+            return str(error)
+        return None
+
+    return step
+
+
+def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
+    """Look at all that the runs need, and make a dataset for them."""
+    configs = {each.name: each.load() for each in plan.configurations}
+    check_dataset(plan.dataset, {key for config in configs.values() for key in config.all_obs_keys}, [])
+    weights = {name: provenance.weights_digest(config) for name, config in configs.items()}
+    data = {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)}
+    study = _Study(plan, out, rollout_workers, provenance.environment(), weights, data)
+    link_demonstrations(plan.dataset, plan.demos, study.demonstrations)
+    return study
+
+
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """What a worker knows of a study."""
+
+    plan: Plan
+    out: Path
+    rollout_workers: int
+    environment: dict[str, Any]
+    weights: dict[str, str | None]
+    data: dict[str, str]
+
+    @property
+    def demonstrations(self) -> Path:
+        return self.out / f"demonstrations-{provenance.fingerprint(self.data, self.plan.demos)}.hdf5"
+
+    def calibrate(self, run: Run) -> None:
+        calibrate(self._config(run), self._shared(run))
+
+    def finish(self, run: Run) -> None:
         folder, plan = self._folder(run), self.plan
         evaluation = dataclasses.asdict(plan.evaluation)
         if (folder / RESULT).exists() and json.loads((folder / RESULT).read_text())["evaluation"] == evaluation:
@@ -86,9 +121,9 @@ class _Study:
         training = finished_training(folder)
         if training is None:
             training = train(self._config(run), plan.budget, plan.checkpoints, folder, self._shared(run))
-        files = [self.out / checkpoint.file for checkpoint in training.checkpoints]
         rolled_out = evaluate(
-            files, plan.evaluation.episodes, plan.evaluation.horizon, self.workers, plan.evaluation.seed, folder / "evaluation", 0
+            [self.out / checkpoint.file for checkpoint in training.checkpoints], plan.evaluation.episodes, plan.evaluation.horizon,
+            Processes(self.rollout_workers), plan.evaluation.seed, folder / "evaluation", num_videos=0, progress=False,
         )
         checkpoints = [
             {**dataclasses.asdict(checkpoint), **dataclasses.asdict(summary), "checkpoint": checkpoint.file}
@@ -99,9 +134,9 @@ class _Study:
 
     def _config(self, run: Run) -> Config:
         """What stock train.py gets, but for folders and lengths."""
-        config = copy.deepcopy(self.configs[run.configuration.name])
+        config = run.configuration.load()
         with config.values_unlocked():
-            config.train.data = str(self.demonstrations.absolute())
+            config.train.data = str(self.demonstrations)
             config.train.hdf5_filter_key = filter_key(run.demos)
             config.train.seed = run.seed
             experiment = config.experiment
@@ -120,13 +155,12 @@ class _Study:
         return self.out / "shared" / f"{_slug(run)}-{self._depends_on(run, {})}"
 
     def _depends_on(self, run: Run, more: Mapping[str, Any]) -> str:
-        name = run.configuration.name
         return provenance.fingerprint(
-            json.loads(self.configs[name].dump()), self.weights[name], self.data["sha256"], run.demos,
+            json.loads(run.configuration.load().dump()), self.weights[run.configuration.name], self.data["sha256"], run.demos,
             dataclasses.asdict(self.plan.budget), self.environment["code_sha256"], self.environment["packages"], more,
         )
 
-    def _write_manifest(self, runs: list[Run]) -> None:
+    def write_manifest(self, runs: Sequence[Run]) -> None:
         plan = dataclasses.asdict(self.plan)
         write_json(
             self.out / MANIFEST,
@@ -138,10 +172,6 @@ class _Study:
                 "runs": [self._folder(run).name for run in runs],
             },
         )
-
-
-def _label(run: Run) -> str:
-    return f"{run.configuration.name}, {run.demos} demonstrations, seed {run.seed}"
 
 
 def _slug(run: Run) -> str:

@@ -1,0 +1,89 @@
+"""Caches in an object store, or in any other place that fsspec reaches: complete, or not there for anyone.
+
+    <url>/<key>/<digest>.bin     features.bin of a local cache
+    <url>/<key>/metadata.json    its metadata.json, written last and in one step; the digest is its own
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Final
+
+from robomimic_frozen.errors import CacheUnavailableError, first_line
+from robomimic_frozen.storage import filesystem
+
+FEATURES, METADATA = "features.bin", "metadata.json"
+_PROBE: Final = ".robomimic_frozen"
+
+
+class SharedCaches:
+    """The caches at a URL. Drivers try again on their own where a server fails or a connection breaks.
+
+    Args:
+        url: of their folder.
+
+    Raises:
+        ConfigError: there is no driver for it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._files, self._path = filesystem(url.rstrip("/"))
+
+    def has(self, key: str) -> bool:
+        """Whether the cache of this name is there. Raises CacheUnavailableError if the store does not answer, or does not let us read."""
+        try:
+            self._files.invalidate_cache()
+            return self._files.exists(f"{self._path}/{key}/{METADATA}")
+        except Exception as error:  # each driver raises its own
+            raise self._unavailable("read", error) from error
+
+    def fetch(self, key: str, folder: Path) -> bool:
+        """Copy the cache of this name into `folder`; False if there is none. What comes is not checked here.
+
+        Raises:
+            CacheUnavailableError: the store does not answer, or does not let us read.
+        """
+        if not self.has(key):
+            return False
+        remote, beside = f"{self._path}/{key}", folder / f"{key}.fetched"
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            self._files.get_file(f"{remote}/{METADATA}", str(beside / METADATA))
+            self._files.get_file(f"{remote}/{_content_name(beside)}", str(beside / FEATURES))
+            shutil.rmtree(folder / key, ignore_errors=True)  # it is damaged, if it is there
+            beside.rename(folder / key)
+            return True
+        except Exception as error:
+            raise self._unavailable("read", error) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def check_writable(self) -> None:
+        """Raise CacheUnavailableError unless files can be written there: before hours of work, not after."""
+        try:
+            self._files.pipe_file(f"{self._path}/{_PROBE}", b"")
+        except Exception as error:
+            raise self._unavailable("written", error) from error
+
+    def publish(self, cache: Path) -> None:
+        """Copy a complete cache there. Raises CacheUnavailableError."""
+        remote = f"{self._path}/{cache.name}"
+        try:
+            self._files.put_file(str(cache / FEATURES), f"{remote}/{_content_name(cache)}")
+            self._files.pipe_file(f"{remote}/{METADATA}", (cache / METADATA).read_bytes())
+        except Exception as error:
+            raise self._unavailable("written", error) from error
+
+    def _unavailable(self, done: str, error: Exception) -> CacheUnavailableError:
+        return CacheUnavailableError(
+            f"the feature cache at {self.url} cannot be {done} ({first_line(error)}); check the URL, the network and your permissions"
+        )
+
+
+def _content_name(cache: Path) -> str:
+    # Not one name for all: of two that publish at once, on machines whose last bits differ, neither gets the other's features.
+    return f"{hashlib.sha256((cache / METADATA).read_bytes()).hexdigest()[:16]}.bin"

@@ -1,0 +1,200 @@
+"""Tasks that are computed where they may: in order, again after a worker has died, with the same results everywhere."""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import operator
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import ray
+import torch
+import worker_functions
+from untrained import HORIZON, without_times, write_untrained_checkpoint
+from worker_functions import die_or_raise, logged, raise_config_error
+
+from robomimic_frozen import cli
+from robomimic_frozen.encoders import get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.evaluation.evaluate import evaluate
+from robomimic_frozen.executors.executor import WorkerDiedError, ordered_map, surviving_map
+from robomimic_frozen.executors.processes import Processes, ThisProcess
+from robomimic_frozen.executors.ray_cluster import RayCluster
+from robomimic_frozen.features.source import ImageSource
+from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.store import FeatureStore
+
+KEY = "obs/agentview_image"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes, of which that of the driver computes nothing."""
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(worker_functions)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def two_nodes(cluster):
+    """Both nodes that compute, also where a test before this one has removed one."""
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with contextlib.closing(RayCluster(address=cluster.address)) as executor:
+        yield executor
+
+
+@pytest.fixture(params=["processes", "ray"])
+def executor(request):
+    return Processes(2) if request.param == "processes" else request.getfixturevalue("two_nodes")
+
+
+def test_results_come_in_order(executor):
+    assert executor.workers == 2
+    negated = ordered_map(functools.partial(functools.partial, operator.neg), 7, executor)
+    assert list(negated) == [0, -1, -2, -3, -4, -5, -6]
+
+
+def test_the_first_of_the_results_that_fails_ends_it(executor):
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(functools.partial(functools.partial, operator.truediv, 1), 3, executor))
+
+
+def test_what_fails_twice_is_reported_and_the_rest_goes_on(executor):
+    results = dict(surviving_map(die_or_raise, 5, executor))
+    assert {index: results[index] for index in (0, 3, 4)} == {0: 0, 3: 30, 4: 40}
+    assert isinstance(results[1], WorkerDiedError)
+    assert isinstance(results[2], ValueError) and "physics is unstable" in str(results[2])
+
+
+def test_an_error_that_a_second_attempt_cannot_mend_ends_it(executor):
+    with pytest.raises(ConfigError, match="no such thing"):
+        list(surviving_map(raise_config_error, 3, executor))
+
+
+def test_each_task_is_said_to_have_begun(executor):
+    begun = []
+    done = [index for index, _ in surviving_map(functools.partial(functools.partial, operator.neg), 5, executor, on_start=begun.append)]
+    assert sorted(begun) == sorted(done) == [0, 1, 2, 3, 4]
+
+
+class Recording:
+    """An executor that writes down which task was begun where, and removes a node when the first one is done."""
+
+    def __init__(self, executor, folder, cluster=None):
+        self.executor, self.folder, self.cluster = executor, Path(folder), cluster
+        self.workers, self.threads = executor.workers, executor.threads
+        self.wrap = functools.lru_cache(functools.partial(functools.partial, logged, self.folder))
+
+    def start(self, build):
+        return self.executor.start(self.wrap(build))
+
+    def wait(self, workers):
+        worker = self.executor.wait(workers)
+        if self.cluster is not None and list(self.folder.glob("done_*")):
+            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+            self.cluster = None
+        return worker
+
+    def end(self, workers):
+        self.executor.end(workers)
+
+    @property
+    def begun(self):
+        """Number of a task -> how often it was begun."""
+        return {int(path.name.split("_")[1]): len(path.read_text().split()) for path in self.folder.glob("begun_*")}
+
+
+@pytest.fixture
+def log(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eight demos of random images: their features take a second or so each."""
+    path = tmp_path / "images.hdf5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for demo in range(8):
+            file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (40 + demo, 64, 64, 3), dtype=np.uint8)
+    return ImageSource(path, tuple(f"demo_{demo}" for demo in range(8)), KEY)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    torch.manual_seed(0)
+    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    return Extractor(vision, ResizeAndCrop((3, 64, 64), crop_shape=(56, 56)).eval(), cached_crops=1, crop_seed=0, dtype="float16")
+
+
+@pytest.mark.fault("a node of a Ray cluster removed during feature extraction", "only its tasks repeated, the cache as that of one process")
+def test_a_node_lost_during_extraction_changes_no_byte_of_the_cache(cluster, two_nodes, images, extractor, log, tmp_path):
+    here = FeatureStore(tmp_path / "here").get(images, extractor, CPU).folder
+    recording = Recording(two_nodes, log, cluster)
+    there = FeatureStore(tmp_path / "there").get(images, extractor, CPU, recording).folder
+    assert recording.cluster is None  # a node was removed
+    assert (here / "features.bin").read_bytes() == (there / "features.bin").read_bytes()
+    demos = [json.loads((folder / "metadata.json").read_text())["demos"] for folder in (here, there)]
+    assert demos[0] == demos[1]
+    assert recording.begun.keys() == set(range(8)) and sum(recording.begun.values()) <= 9
+
+
+@pytest.mark.sim
+@pytest.mark.fault("a node of a Ray cluster removed during an evaluation", "only its episodes repeated, results as those of processes")
+def test_a_node_lost_during_an_evaluation_changes_no_outcome(cluster, two_nodes, lift_dataset, log, tmp_path):
+    checkpoint = write_untrained_checkpoint(lift_dataset, tmp_path / "model_epoch_1.pth")
+    arguments = {"num_episodes": 5, "horizon": HORIZON, "seed": 5, "num_videos": 1}
+    evaluate([checkpoint], executor=ThisProcess(), out=tmp_path / "here", **arguments)
+    recording = Recording(two_nodes, log, cluster)
+    evaluate([checkpoint], executor=recording, out=tmp_path / "there", **arguments)
+    assert recording.cluster is None
+    assert without_times(tmp_path / "here") == without_times(tmp_path / "there")
+    assert recording.begun.keys() == set(range(5)) and sum(recording.begun.values()) <= 6
+    assert list((tmp_path / "there").rglob("seed_5.mp4"))
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"needs Ray: pip install 'robomimic_frozen\[ray\]'"):
+        RayCluster()
+
+
+def test_a_worker_that_no_node_has_room_for_is_refused(cluster):
+    with pytest.raises(ConfigError, match="no node of the Ray cluster has 64 CPUs, 0 GPUs and 0 GB for a worker"):
+        RayCluster(address=cluster.address, cpus=64)
+
+
+def test_a_node_with_another_package_is_named(cluster, monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "robosuite" else version(name))
+    with pytest.raises(ConfigError, match=r"Ray node [\d.]+ has robosuite 1\..*; install there what is here, robosuite 0.0.1"):
+        RayCluster(address=cluster.address)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--executor", "ray", "--ray-address", "127.0.0.1:9"], "the Ray cluster 127.0.0.1:9 cannot be used"),
+        (["--ray-address", "auto"], "--ray-address is of use with --executor ray only"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, words, tmp_path, capfd):
+    assert cli.main(["eval", str(tmp_path / "absent.pth"), "--out", str(tmp_path / "out"), *flags]) == 1
+    assert words in capfd.readouterr().err.strip().splitlines()[-1]

@@ -1,0 +1,205 @@
+"""Datasets and caches at URLs: a store of the S3 kind, on good days and on bad ones."""
+
+import functools
+
+import boto3
+import h5py
+import numpy as np
+import pytest
+import s3fs
+import torch
+from flaky_proxy import flaky
+from moto.server import ThreadedMotoServer
+from worker_functions import lengths_of
+
+from robomimic_frozen.encoders import get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.errors import CacheUnavailableError, ConfigError, DatasetError
+from robomimic_frozen.executors.executor import ordered_map
+from robomimic_frozen.executors.processes import Processes
+from robomimic_frozen.executors.staging import StagingFirst
+from robomimic_frozen.features.source import ImageSource
+from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.store import FeatureStore
+from robomimic_frozen.storage import staged
+
+KEY = "obs/agentview_image"
+CPU = torch.device("cpu")
+BUCKET = "robots"
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    """A client of a new bucket, which this process and its workers find by environment variables."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server}", "NO_PROXY": "*", "AWS_MAX_ATTEMPTS": "8",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def keys(s3):
+    return {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET).get("Contents", ())}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    path = tmp_path / "images.hdf5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for demo in range(3):
+            file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return path
+
+
+@pytest.fixture
+def source(dataset):
+    return ImageSource(dataset, ("demo_0", "demo_1", "demo_2"), KEY)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    torch.manual_seed(0)
+    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    return Extractor(vision, ResizeAndCrop((3, 32, 32)).eval(), cached_crops=0, crop_seed=0, dtype="float16")
+
+
+@pytest.fixture
+def nothing_is_extracted(monkeypatch):
+    def forbid():
+        monkeypatch.setattr(FeatureStore, "_build", lambda *_: pytest.fail("features were extracted again"))
+
+    return forbid
+
+
+@pytest.mark.parametrize("url", ["s3://robots/caches", "memory://caches", "file://{tmp}/caches"])
+def test_what_one_machine_has_extracted_another_one_fetches(url, s3, source, extractor, tmp_path, nothing_is_extracted):
+    url = url.format(tmp=tmp_path)
+    first = FeatureStore(url, local=tmp_path / "one").get(source, extractor, CPU)
+    nothing_is_extracted()
+    second = FeatureStore(url, local=tmp_path / "other").get(source, extractor, CPU)
+    assert second.folder == tmp_path / "other" / first.folder.name
+    np.testing.assert_array_equal(first.features, second.features)
+
+
+@pytest.mark.fault("a server of caches that answers 503, breaks connections and stops half-way", "tried again; complete in the end")
+def test_a_store_on_a_bad_day_gets_and_gives_the_same_bytes(server, s3, source, extractor, tmp_path, monkeypatch, nothing_is_extracted):
+    with flaky(server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        first = FeatureStore("s3://robots/caches", local=tmp_path / "one").get(source, extractor, CPU)
+        nothing_is_extracted()
+        second = FeatureStore("s3://robots/caches", local=tmp_path / "other").get(source, extractor, CPU)
+        np.testing.assert_array_equal(first.features, second.features)
+        assert proxy.failures >= 3
+        writes = [path for method, path in proxy.requests if method == "PUT"]
+        assert writes and "metadata.json" in writes[-1]
+
+
+@pytest.mark.fault("the writer of a shared cache gone before the last file is written", "no cache for anyone; the next one writes it")
+def test_a_cache_whose_writer_died_is_not_seen_and_is_written_again(s3, source, extractor, tmp_path, monkeypatch):
+    def die_at_the_last_file(self, path, *args, **kwargs):
+        if path.endswith("metadata.json"):
+            raise OSError("the machine went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "pipe_file", die_at_the_last_file)
+        with pytest.raises(CacheUnavailableError, match=r"s3://robots/caches cannot be written \(the machine went away\); check"):
+            FeatureStore("s3://robots/caches", local=tmp_path / "one").get(source, extractor, CPU)
+    store = FeatureStore("s3://robots/caches", local=tmp_path / "one")
+    (features,) = keys(s3)
+    key = features.split("/")[1]
+    assert features.endswith(".bin") and not store.shared.has(key)
+    store.get(source, extractor, CPU)
+    assert store.shared.has(key)
+
+
+def test_a_store_that_may_not_be_written_to_is_named_before_anything_is_extracted(
+    s3, source, extractor, tmp_path, monkeypatch, nothing_is_extracted
+):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refuse)
+    nothing_is_extracted()
+    with pytest.raises(CacheUnavailableError, match=r"s3://robots/caches cannot be written \(Access Denied\); check .* your permissions"):
+        FeatureStore("s3://robots/caches", local=tmp_path / "one").get(source, extractor, CPU)
+
+
+def test_a_damaged_cache_in_the_store_is_extracted_and_written_again(s3, source, extractor, tmp_path, caplog, nothing_is_extracted):
+    url = "s3://robots/caches"
+    FeatureStore(url, local=tmp_path / "one").get(source, extractor, CPU)
+    (features,) = (key for key in keys(s3) if key.endswith(".bin"))
+    content = bytearray(s3.get_object(Bucket=BUCKET, Key=features)["Body"].read())
+    content[100] ^= 1
+    s3.put_object(Bucket=BUCKET, Key=features, Body=bytes(content))
+    FeatureStore(url, local=tmp_path / "other").get(source, extractor, CPU)
+    assert "is damaged" in caplog.text
+    nothing_is_extracted()
+    FeatureStore(url, local=tmp_path / "third").get(source, extractor, CPU)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("s3://absent/caches", CacheUnavailableError, "feature cache at s3://absent/caches cannot be written .*; check the URL"),
+        ("nowhere://caches", ConfigError, "nowhere://caches cannot be used .*Protocol not known"),
+        ("gs://robots/caches", ConfigError, "gs://robots/caches cannot be used: .*gcsfs"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_before_anything_is_extracted(
+    url, error, words, s3, source, extractor, nothing_is_extracted, tmp_path
+):
+    nothing_is_extracted()
+    with pytest.raises(error, match=words):
+        FeatureStore(url, local=tmp_path / "one").get(source, extractor, CPU)
+
+
+def test_a_dataset_at_a_url_is_copied_once_and_again_when_it_changes(s3, dataset, tmp_path):
+    s3.upload_file(str(dataset), BUCKET, "lift.hdf5")
+    copy = staged("s3://robots/lift.hdf5", tmp_path / "here")
+    assert copy.read_bytes() == dataset.read_bytes()
+    assert copy.name.endswith("-lift.hdf5")
+    before = copy.stat()
+    assert staged("s3://robots/lift.hdf5", tmp_path / "here") == copy and copy.stat() == before
+    s3.put_object(Bucket=BUCKET, Key="lift.hdf5", Body=b"something else")
+    assert staged("s3://robots/lift.hdf5", tmp_path / "here").read_bytes() == b"something else"
+
+
+def test_workers_have_the_dataset_where_this_process_has_it(s3, dataset, tmp_path):
+    s3.upload_file(str(dataset), BUCKET, "lift.hdf5")
+    copy = staged("s3://robots/lift.hdf5", tmp_path / "here")
+    copy.unlink()  # a worker is elsewhere
+    executor = StagingFirst(Processes(1), ["s3://robots/lift.hdf5"], tmp_path / "here")
+    source = ImageSource(copy, ("demo_0",), KEY)
+    build = functools.partial(functools.partial, lengths_of, source)
+    assert list(ordered_map(build, 1, executor)) == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("s3://robots/absent.hdf5", DatasetError, "dataset s3://robots/absent.hdf5 does not exist"),
+        ("gs://robots/lift.hdf5", ConfigError, "gs://robots/lift.hdf5 cannot be used: .*gcsfs"),
+    ],
+)
+def test_a_dataset_that_cannot_be_had_is_named(url, error, words, s3, tmp_path):
+    with pytest.raises(error, match=words):
+        staged(url, tmp_path)
