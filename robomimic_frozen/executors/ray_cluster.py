@@ -23,7 +23,7 @@ class RayCluster:
 
     Args:
         workers: how many at once; None for as many as the cluster has room for.
-        address: of a running cluster; None to start one on this machine, or what RAY_ADDRESS says.
+        address: of a running cluster; None for what RAY_ADDRESS says, and to start one of this machine where it says nothing.
         cpus, gpus, memory_gb: what each worker takes of its node.
 
     Raises:
@@ -36,14 +36,17 @@ class RayCluster:
     ) -> None:
         self._ray = _import_ray()
         self._joined_by_others = self._ray.is_initialized()
+        address = address or os.environ.get("RAY_ADDRESS", "local")
         _connect(self._ray, address)
+        self._inherited = dict(os.environ) if address == "local" else {}
         self._resources = {"num_cpus": cpus, "num_gpus": gpus, "memory": int(memory_gb * _GIB)}
-        room = _room(self._ray.nodes(), {"CPU": cpus, "GPU": gpus, "memory": memory_gb * _GIB})
-        if room == 0:
-            raise ConfigError(
-                f"no node of the Ray cluster has {cpus:g} CPUs, {gpus:g} GPUs and {memory_gb:g} GB for a worker; ask for less, or add one"
-            )
-        _check_nodes(self._ray)
+        try:
+            room = _room(self._ray.nodes(), {"CPU": cpus, "GPU": gpus, "memory": memory_gb * _GIB})
+            if address != "local":
+                _check_nodes(self._ray)
+        except ConfigError:
+            self.close()
+            raise
         self.workers = min(workers or room, room)
         self.threads = max(1, int(cpus))
         self._build: tuple[Build | None, Any] = None, None
@@ -52,8 +55,10 @@ class RayCluster:
     def start(self, build: Build) -> _Remote:
         if self._build[0] is not build:
             self._build = build, self._ray.put(build)
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        actor = self._actor.options(**self._resources, runtime_env={"env_vars": environment})
+        set_here = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment = {name: value for name, value in set_here.items() if self._inherited.get(name) != value}
+        # With an environment of its own, no process that Ray has started beforehand serves.
+        actor = self._actor.options(**self._resources, runtime_env={"env_vars": environment} if environment else None)
         return _Remote(self._ray, actor.remote(self._build[1], str(Path.cwd())))
 
     def wait(self, workers: Collection[_Remote]) -> _Remote:
@@ -122,14 +127,13 @@ def _import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    where = address or os.environ.get("RAY_ADDRESS")
+def _connect(ray: Any, address: str) -> None:
     try:
-        if where is not None and ":" in where:
-            _check_answers(where)
+        if ":" in address:
+            _check_answers(address)
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, TimeoutError and others
-        reason = f"the Ray cluster {where or 'of this machine'} cannot be used ({first_line(error)})"
+        reason = f"the Ray cluster {address} cannot be used ({first_line(error)})"
         raise ConfigError(f"{reason}; check that it is up and has the same versions of Ray and Python") from error
 
 
@@ -140,12 +144,15 @@ def _check_answers(address: str) -> None:
 
 
 def _room(nodes: Collection[Mapping[str, Any]], wanted: Mapping[str, float]) -> int:
-    """How many workers, each of which takes what is `wanted` of one node, the nodes have room for."""
+    """How many workers, each of which takes what is `wanted` of one node, the nodes have room for. Raises ConfigError if none."""
     room = 0
     for node in nodes:
         if node["Alive"]:
             has = node["Resources"]
             room += int(min((has.get(name, 0) / amount for name, amount in wanted.items() if amount), default=os.cpu_count() or 1))
+    if room == 0:
+        asked = f"{wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and {wanted['memory'] / _GIB:g} GB"
+        raise ConfigError(f"no node of the Ray cluster has {asked} for a worker; ask for less, or add one")
     return room
 
 
