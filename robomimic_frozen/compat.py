@@ -56,6 +56,15 @@ def _load_with_stand_in(load: Callable[[], None]) -> None:
         del sys.modules["mujoco_py"]
 
 
+def render_where_cuda_is_hidden() -> None:
+    """Let robosuite 1.5 render where CUDA_VISIBLE_DEVICES is empty, as Ray and users set it for processes without a GPU.
+
+    It takes the number of its EGL device from there, and an empty text is no number.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")
+
+
 def build_restored_policies_without_weights_files() -> None:
     """Let `policy_from_checkpoint` work where the ImageNet weights are not at hand, and refuse damaged checkpoints.
 

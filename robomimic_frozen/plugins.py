@@ -77,6 +77,7 @@ def register() -> None:
     from robomimic_frozen import compat
 
     compat.provide_mujoco_py()
+    compat.render_where_cuda_is_hidden()
     for _ in call_each(plugin_manager().hook.robomimic_components):
         pass
     compat.build_restored_policies_without_weights_files()

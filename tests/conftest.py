@@ -59,7 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
+    """Six real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
     from robomimic_frozen import compat
     from robomimic_frozen.data import generate_demos
 
@@ -71,5 +71,5 @@ def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with filelock.FileLock(shared / "lift.lock"):
         if not path.exists():
             # One worker: the other tests have use for the other core.
-            generate_demos(path, num_demos=4, seed=1, workers=1, progress=False)
+            generate_demos(path, num_demos=6, seed=1, workers=1, progress=False)
     return path

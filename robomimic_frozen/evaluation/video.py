@@ -17,4 +17,5 @@ def encode_video(frames: Sequence[np.ndarray], caption: str) -> bytes:
     line = np.zeros((_CAPTION_HEIGHT, frames[0].shape[1], 3), np.uint8)
     cv2.putText(line, caption, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     captioned = [np.concatenate([frame, line]) for frame in frames]
-    return imageio.mimwrite(imageio.RETURN_BYTES, captioned, format="mp4", fps=FRAMES_PER_SECOND, macro_block_size=8)
+    # What imageio says of its types leaves out that a format may be a name.
+    return imageio.mimwrite("<bytes>", captioned, format="mp4", fps=FRAMES_PER_SECOND, macro_block_size=8)  # type: ignore[call-overload]

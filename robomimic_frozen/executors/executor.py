@@ -43,15 +43,15 @@ class Worker(Protocol):
 
 
 class Executor(Protocol):
-    """Starts workers.
+    """Starts workers."""
 
-    Attributes:
-        workers: how many at most.
-        threads: how many each may compute with; None for as many as it likes.
-    """
+    @property
+    def workers(self) -> int:
+        """How many at most."""
 
-    workers: int
-    threads: int | None
+    @property
+    def threads(self) -> int | None:
+        """How many each may compute with; None for as many as it likes."""
 
     def start(self, build: Build) -> Worker:
         """A worker that gets ready, without waiting for it."""

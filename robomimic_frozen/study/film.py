@@ -10,6 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from robomimic_frozen.evaluation.evaluate import evaluate, finished_episodes
+from robomimic_frozen.executors.processes import Processes
 from robomimic_frozen.files import complete_or_absent
 from robomimic_frozen.study.results import Results
 
@@ -51,7 +52,7 @@ def _first(results: Results, name: str, outcome: bool) -> Iterator[Film]:
 
 def _film(results: Results, run: dict[str, Any], checkpoint: Path, episode: dict[str, Any]) -> Film:
     out = results.folder / "videos" / run["folder"]
-    evaluate([checkpoint], 1, episode["horizon"], 1, episode["seed"], out, num_videos=1)
+    evaluate([checkpoint], 1, episode["horizon"], Processes(1), episode["seed"], out, num_videos=1)
     outcome = "success" if episode["success"] else "failure"
     # The first part of the path names the checkpoint, of which there is one in the folder of a run.
     (video,) = out.glob(f"*/horizon_{episode['horizon']}/videos/{outcome}/seed_{episode['seed']}.mp4")
