@@ -43,19 +43,24 @@ def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
     yield cluster
-    ray.shutdown()
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def joined(cluster):
+    with contextlib.closing(RayCluster(address=cluster.address)) as executor:
+        yield executor
+
+
 @pytest.fixture
-def two_nodes(cluster):
+def two_nodes(cluster, joined):
     """Both nodes that compute, also where a test before this one has removed one."""
     while len(cluster.worker_nodes) < 2:
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    with contextlib.closing(RayCluster(address=cluster.address)) as executor:
-        yield executor
+    return joined
 
 
 @pytest.fixture(params=["processes", "ray"])

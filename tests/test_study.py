@@ -94,7 +94,7 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
 
 @pytest.mark.sim
 def test_runs_of_a_study_go_side_by_side_on_ray(lift_dataset, write_plan, tmp_path, capfd):
-    plan = read_plan(write_plan(**content(lift_dataset, seeds=[1, 2])))
+    plan = read_plan(write_plan(**content(lift_dataset, seeds=[1, 2], checkpoints=1)))
     frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
     with contextlib.closing(RayCluster(2)) as cluster:
         run_study(frozen_only, tmp_path / "out", cluster, rollout_workers=1)
