@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import json
 import operator
+import os
 import sys
 from pathlib import Path
 
@@ -79,10 +80,16 @@ def test_the_first_of_the_results_that_fails_ends_it(executor):
         list(ordered_map(functools.partial(functools.partial, operator.truediv, 1), 3, executor))
 
 
+def test_a_worker_that_dies_ends_results_in_order():
+    with pytest.raises(WorkerDiedError, match="exit code 0"):
+        list(ordered_map(functools.partial(functools.partial, os._exit), 1, Processes(1)))
+
+
 def test_what_fails_twice_is_reported_and_the_rest_goes_on(executor):
     results = dict(surviving_map(die_or_raise, 5, executor))
     assert {index: results[index] for index in (0, 3, 4)} == {0: 0, 3: 30, 4: 40}
     assert isinstance(results[1], WorkerDiedError)
+    assert "exit code 7" in str(results[1]) or not isinstance(executor, Processes)
     assert isinstance(results[2], ValueError) and "physics is unstable" in str(results[2])
 
 

@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.files import refuse_existing
     from robomimic_frozen.storage import is_url
 
-    check_at_least_one(arguments, "image_size")
+    check_at_least_one(arguments, "workers", "image_size")  # before a download
     for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
         logging.getLogger(library).setLevel(logging.WARNING)
     name = arguments.source.replace("-", "_") if arguments.source in RELEASED else Path(arguments.source).stem
