@@ -9,12 +9,11 @@ import os
 import sys
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import ray
 import torch
 import worker_functions
+from random_images import write_random_images
 from untrained import HORIZON, without_times, write_untrained_checkpoint
 from worker_functions import die_or_raise, logged, raise_config_error
 
@@ -27,11 +26,9 @@ from robomimic_frozen.evaluation.evaluate import evaluate
 from robomimic_frozen.executors.executor import WorkerDiedError, ordered_map, surviving_map
 from robomimic_frozen.executors.processes import Processes, ThisProcess
 from robomimic_frozen.executors.ray_cluster import RayCluster
-from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import FeatureStore
 
-KEY = "obs/agentview_image"
 CPU = torch.device("cpu")
 
 
@@ -141,12 +138,7 @@ def log(tmp_path):
 @pytest.fixture
 def images(tmp_path):
     """Eight demos of random images: their features take a second or so each."""
-    path = tmp_path / "images.hdf5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for demo in range(8):
-            file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (40 + demo, 64, 64, 3), dtype=np.uint8)
-    return ImageSource(path, tuple(f"demo_{demo}" for demo in range(8)), KEY)
+    return write_random_images(tmp_path / "images.hdf5", range(40, 48), 64)
 
 
 @pytest.fixture(scope="module")

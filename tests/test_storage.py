@@ -3,13 +3,13 @@
 import functools
 
 import boto3
-import h5py
 import numpy as np
 import pytest
 import s3fs
 import torch
 from flaky_proxy import flaky
 from moto.server import ThreadedMotoServer
+from random_images import KEY, write_random_images
 from worker_functions import lengths_of
 
 from robomimic_frozen.encoders import get_backbone
@@ -24,7 +24,6 @@ from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import FeatureStore
 from robomimic_frozen.storage import staged
 
-KEY = "obs/agentview_image"
 CPU = torch.device("cpu")
 BUCKET = "robots"
 
@@ -60,18 +59,13 @@ def keys(s3):
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    path = tmp_path / "images.hdf5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for demo in range(3):
-            file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    return path
+def source(tmp_path):
+    return write_random_images(tmp_path / "images.hdf5", [4, 4, 4], 32)
 
 
 @pytest.fixture
-def source(dataset):
-    return ImageSource(dataset, ("demo_0", "demo_1", "demo_2"), KEY)
+def dataset(source):
+    return source.path
 
 
 @pytest.fixture(scope="module")
