@@ -47,6 +47,10 @@ class CacheUnavailableError(RobomimicFrozenError):
     """The folder of the feature cache cannot be written to, or its disk is full."""
 
 
+class RemoteFileError(RobomimicFrozenError):
+    """A file at a URL is not there, or cannot be read or written."""
+
+
 class RenderingError(RobomimicFrozenError):
     """No OpenGL backend of this machine can render off screen."""
 

@@ -87,7 +87,7 @@ def precompute(config_path: str | None, algo: str | None, dataset: str | None, o
     config = load_config(config_path, algo, dataset, overrides)
     urls = _stage_datasets(config)
     check_config(config)
-    factory.precompute(config, StagingFirst(executor, urls) if urls else executor)
+    factory.precompute(config, StagingFirst(executor, urls))
 
 
 def evaluate(arguments: list[str], overrides: list[str]) -> None:

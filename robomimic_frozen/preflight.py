@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def _check_filter_key(path: Path, file: h5py.File, filter_key: str) -> None:
 
 def check_output_dir(folder: Path) -> None:
     """Raise ConfigError unless files can be written to `folder`, or to where it would be made. Makes nothing."""
+    if re.match(r"\w\w+:/", str(folder)):  # a Path has lost one of two slashes
+        raise ConfigError(f"{folder} is a URL, and this is written to a folder; choose one (train.output_dir, or --out)")
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

@@ -1,20 +1,23 @@
-"""Files at URLs (s3://, gs://, file://, ...), brought to a folder of this machine by fsspec."""
+"""Files at URLs (s3://, gs://, file://, ...), brought to this machine and from it by fsspec."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import filelock
 import fsspec
 from fsspec.registry import known_implementations
 
-from robomimic_frozen.errors import ConfigError, DatasetError, first_line
+from robomimic_frozen.errors import ConfigError, RemoteFileError, first_line
 from robomimic_frozen.files import complete_or_absent
 
 LOCAL = Path("~/.cache/robomimic_frozen")
 """Where features are cached and copies of remote files lie, unless the user says otherwise."""
+_PROBE: Final = ".robomimic_frozen"
 
 
 def is_url(path: str | Path) -> bool:
@@ -36,17 +39,17 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def staged(url: str, folder: Path = LOCAL) -> Path:
-    """A copy of a dataset, fetched where this version of it is not in `folder` yet.
+    """A copy of the file at a URL, fetched where this version of it is not in `folder` yet.
 
     Raises:
         ConfigError: there is no driver for the URL.
-        DatasetError: the file is not there, or cannot be fetched.
+        RemoteFileError: the file is not there, or cannot be fetched.
     """
     files, path = filesystem(url)
     try:
         size, version = files.size(path), files.checksum(path)
-        name = f"{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()[:16]}-{Path(path).name}"
-        copy = folder.expanduser() / "datasets" / name
+        name = f"{_digest(f'{url} {version}')}-{Path(path).name}"
+        copy = folder.expanduser() / "fetched" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(copy.with_name(f".{name}.lock")):
             if not copy.exists():
@@ -55,7 +58,60 @@ def staged(url: str, folder: Path = LOCAL) -> Path:
                     if beside.stat().st_size != size:
                         raise OSError(f"{beside.stat().st_size} of {size} bytes came")
     except FileNotFoundError as error:
-        raise DatasetError(f"dataset {url} does not exist; correct the URL") from error
+        raise RemoteFileError(f"{url} does not exist; correct the URL") from error
     except Exception as error:  # each driver raises its own
-        raise DatasetError(f"dataset {url} cannot be fetched ({first_line(error)}); check the network and your permissions") from error
+        raise RemoteFileError(f"{url} cannot be fetched ({first_line(error)}); check the network and your permissions") from error
     return copy
+
+
+def local_path(place: str, folder: Path = LOCAL) -> Path:
+    """The file that a path or a URL names, on this machine. Raises as `staged`."""
+    return staged(place, folder) if is_url(place) else Path(place)
+
+
+def exists(place: str) -> bool:
+    """Whether there is a file at a path or URL. Raises ConfigError, RemoteFileError."""
+    if not is_url(place):
+        return Path(place).exists()
+    files, path = filesystem(place)
+    try:
+        return files.exists(path)
+    except Exception as error:
+        raise RemoteFileError(f"{place} cannot be read ({first_line(error)}); check the network and your permissions") from error
+
+
+@contextlib.contextmanager
+def made_for(place: str, folder: Path = LOCAL) -> Iterator[Path]:
+    """A file to make, which goes to `place` afterwards if that is a URL.
+
+    Raises:
+        ConfigError, RemoteFileError: the URL cannot be written to, which is tried beforehand, too.
+    """
+    if not is_url(place):
+        yield Path(place)
+        return
+    files, path = filesystem(place)
+    # An object store shows a file when it is complete, and a folder shows it before.
+    beside = f"{path}.part" if "file" in files.protocol else path
+    made = folder.expanduser() / "made" / _digest(place) / Path(path).name
+    with _write_errors_named(place, "check the URL, the network and your permissions"):
+        files.pipe_file(f"{path}{_PROBE}", b"")
+        files.rm_file(f"{path}{_PROBE}")
+    yield made
+    with _write_errors_named(place, f"what was made lies in {made}: copy it there"):
+        files.put_file(str(made), beside)
+        if beside != path:
+            files.mv(beside, path)
+    made.unlink()
+
+
+@contextlib.contextmanager
+def _write_errors_named(url: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each driver raises its own
+        raise RemoteFileError(f"{url} cannot be written ({first_line(error)}); {remedy}") from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,10 +1,11 @@
-"""Feature extraction by local processes and by Ray on this machine: time, memory, and whether the caches are the same.
+"""`robomimic-frozen precompute` by local processes and by Ray on this machine: time, memory, and whether the caches are the same.
 
-    python scripts/benchmark_executors.py --images 20000
-    python scripts/benchmark_executors.py --images 10000 100000 --image-size 32 --executors ray
+    python scripts/benchmark_executors.py --images 20000 --repeat 3
+    python scripts/benchmark_executors.py --images 10000 100000 --image-size 32 --executors ray --memory
 
-Prints JSON. Images are random: what is measured does not depend on what they show. Each measurement is a process of its own, start of
-workers included; the memory is the largest sum of the proportional set sizes of all processes below it, Ray's own among them.
+Prints JSON. Images and weights are random: what is measured does not depend on what they show. Seconds are those of the whole command,
+from the shell and back to it. Memory is the largest sum of the proportional set sizes of all its processes, Ray's own among them; to
+add it up takes time, so it has runs of its own.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import psutil
+import torch
+import torchvision
+
+from robomimic_frozen.files import sha256_of
 
 FRAMES_OF_A_DEMO = 100
-KEY = "obs/agentview_image"
+KEY = "agentview_image"
 
 
 def main() -> None:
@@ -34,97 +39,75 @@ def main() -> None:
     parser.add_argument("--executors", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--measure", nargs=2, metavar=("EXECUTOR", "DATASET"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="measure memory in the place of time")
     arguments = parser.parse_args()
-    if arguments.measure:
-        executor, dataset = arguments.measure
-        print(json.dumps(measure(executor, Path(dataset), arguments.workers)))
-        return
     found = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(torchvision.models.resnet18(weights=None).state_dict(), folder / "weights.pth")
         for count in arguments.images:
-            dataset = write_images(Path(folder) / f"{count}.hdf5", count, arguments.image_size)
+            dataset = write_images(folder / f"{count}.hdf5", count, arguments.image_size)
             for _ in range(arguments.repeat):
                 for executor in arguments.executors:  # one after the other, so that both meet the same neighbours
-                    command = [sys.executable, __file__, "--measure", executor, str(dataset), "--workers", str(arguments.workers)]
-                    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                    found.append({"executor": executor, "images": count, **json.loads(output.splitlines()[-1])})
+                    measured = measure(command(folder, dataset, executor, arguments.workers), folder / "cache", arguments.memory)
+                    found.append({"executor": executor, "images": count, **measured})
                     print(found[-1], file=sys.stderr)
             dataset.unlink()
     print(json.dumps(found, indent=2))
 
 
 def write_images(path: Path, count: int, size: int) -> Path:
-    import h5py
-
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
-        for demo in range(count // FRAMES_OF_A_DEMO):
-            file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (FRAMES_OF_A_DEMO, size, size, 3), dtype=np.uint8)
+        file.create_group("data").attrs["env_args"] = "{}"
+        for number in range(count // FRAMES_OF_A_DEMO):
+            demo = file["data"].create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = FRAMES_OF_A_DEMO
+            demo["actions"] = np.zeros((FRAMES_OF_A_DEMO, 7))
+            demo[f"obs/{KEY}"] = generator.integers(0, 256, (FRAMES_OF_A_DEMO, size, size, 3), dtype=np.uint8)
     return path
 
 
-def measure(name: str, dataset: Path, workers: int) -> dict[str, Any]:
-    import h5py
-    import torch
-
-    from robomimic_frozen.encoders import get_backbone
-    from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-    from robomimic_frozen.encoders.vision import VisionBackbone
-    from robomimic_frozen.executors.processes import Processes
-    from robomimic_frozen.executors.ray_cluster import RayCluster
-    from robomimic_frozen.features.source import ImageSource
-    from robomimic_frozen.features.spec import Extractor
-    from robomimic_frozen.features.store import FeatureStore
-    from robomimic_frozen.files import sha256_of
-
-    with h5py.File(dataset) as file:
-        demos = tuple(sorted(file["data"], key=lambda demo: int(demo.split("_")[1])))
-    source = ImageSource(dataset, demos, KEY)
-    torch.manual_seed(0)
-    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    extractor = Extractor(vision, ResizeAndCrop(source.image_shape()).eval(), cached_crops=0, crop_seed=0, dtype="float16")
-    with tempfile.TemporaryDirectory() as folder, peak_memory() as peak, contextlib.ExitStack() as stack:
-        start = time.perf_counter()
-        executor: Any = Processes(workers)
-        if name == "ray":
-            executor = stack.enter_context(contextlib.closing(RayCluster(workers)))
-        connected = time.perf_counter()
-        cache = FeatureStore(folder).get(source, extractor, torch.device("cpu"), executor).folder
-        end = time.perf_counter()
-        digest, cache_bytes = sha256_of(cache / "features.bin"), (cache / "features.bin").stat().st_size
-    start_of_hashing = time.perf_counter()
-    source.digests()
-    return {
-        "seconds": round(end - start, 1), "seconds_until_connected": round(connected - start, 1),
-        "seconds_of_reading_and_hashing": round(time.perf_counter() - start_of_hashing, 2),
-        "dataset_mb": round(dataset.stat().st_size / 10**6, 1), "cache_mb": round(cache_bytes / 10**6, 1),
-        "peak_memory_mb": round(max(peak) / 2**20), "sha256": digest,
+def command(folder: Path, dataset: Path, executor: str, workers: int) -> list[str]:
+    settings = {
+        "observation.modalities.obs.low_dim": "[]", "observation.modalities.obs.rgb": f'["{KEY}"]', "train.cuda": "false",
+        "observation.encoder.rgb.core_kwargs.weights": folder / "weights.pth", "observation.encoder.rgb.core_kwargs.crop_shape": "null",
+        "algo.feature_cache.cached_crops": 0, "algo.feature_cache.dir": folder / "cache",
     }  # fmt: skip
+    flags = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    start = [sys.executable, "-m", "robomimic_frozen.cli", "precompute", "--dataset", str(dataset)]
+    return [*start, "--executor", executor, "--workers", str(workers), *flags]
 
 
-@contextlib.contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """A list that is filled with the memory of all processes below this one, and of itself, in bytes."""
-    import psutil
+def measure(words: list[str], cache: Path, memory: bool) -> dict[str, Any]:
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors)
+        peak = peak_memory(process) if memory else None
+        process.wait()
+        seconds = time.perf_counter() - start
+        if process.returncode != 0:
+            errors.seek(0)
+            sys.exit(errors.read())
+    (features,) = cache.glob("*/features.bin")
+    found = {"cache_mb": round(features.stat().st_size / 10**6, 1), "sha256": sha256_of(features)}
+    for file in [*features.parent.iterdir()]:
+        file.unlink()
+    return {"seconds": round(seconds, 1), **found} if peak is None else {"peak_memory_mb": round(peak / 2**20), **found}
 
-    sums, stop = [0], threading.Event()
 
-    def sample() -> None:
-        while not stop.wait(0.5):
-            total = 0
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+def peak_memory(process: subprocess.Popen) -> int:
+    """Of a process and all below it, until it ends, in bytes."""
+    peak = 0
+    while process.poll() is None:
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-            sums.append(total)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        yield sums
-    finally:
-        stop.set()
-        sampler.join()
+                    total += each.memory_full_info().pss
+        peak = max(peak, total)
+        time.sleep(0.5)
+    return peak
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -150,6 +151,21 @@ def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(ra
     assert found.pop("data/demo_0@rendered_by") == "the first process"
     assert found == expected
     assert {path.name for path in tmp_path.iterdir()} == {"lift.hdf5", "hub"}
+
+
+@pytest.mark.sim
+def test_from_url_to_url_it_writes_the_same(raw_path, stock, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
+    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
+    fsspec.filesystem("memory").put_file(str(raw_path), "/raw/demo.hdf5")
+    arguments = ["data", "memory://raw/demo.hdf5", "--out", "memory://rendered/lift.hdf5", "--image-size", str(SIZE), "--check"]
+    assert cli.main(arguments) == 0
+    fsspec.filesystem("memory").get_file("/rendered/lift.hdf5", str(tmp_path / "lift.hdf5"))
+    assert contents(tmp_path / "lift.hdf5") == contents(stock, "next_obs")
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.count("frames are what is rendered again") == 2
+    assert cli.main(arguments[:-1]) == 1
+    assert "memory://rendered/lift.hdf5 exists already" in capsys.readouterr().err
 
 
 @pytest.mark.sim

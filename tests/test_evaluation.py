@@ -146,6 +146,14 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
 
 
 @pytest.mark.sim
+def test_a_checkpoint_at_a_url_is_rolled_out_from_a_copy(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
+    flags = ["--episodes", "1", "--horizon", "2", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(["eval", f"file://{checkpoint}", *flags]) == 0
+    assert (tmp_path / ".cache/robomimic_frozen/fetched").is_dir() and "model_epoch_1" in capsys.readouterr().out
+
+
+@pytest.mark.sim
 def test_what_is_done_is_not_done_again(checkpoint, tmp_path):
     evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
     (result,) = tmp_path.rglob("seed_0.json")

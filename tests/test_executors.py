@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import operator
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -192,11 +194,24 @@ def test_a_node_with_another_package_is_named(cluster, monkeypatch):
         RayCluster(address=cluster.address)
 
 
+def test_a_cluster_with_another_version_of_ray_is_refused(cluster):
+    program = (
+        "import ray; ray.__version__ = '0.0.1'\n"
+        "from robomimic_frozen.executors.ray_cluster import RayCluster\n"
+        f"try: RayCluster(address={cluster.address!r})\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+    expected = r"^ConfigError the Ray cluster [\d.:]+ cannot be used \(.*; check that .* same versions of Ray and Python"
+    assert re.search(expected, printed, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--executor", "ray", "--ray-address", "127.0.0.1:9"], "the Ray cluster 127.0.0.1:9 cannot be used"),
         (["--ray-address", "auto"], "--ray-address is of use with --executor ray only"),
+        (["--worker-cpus", "2"], "--worker-cpus is of use with --executor ray only"),
     ],
 )
 def test_bad_flags_are_one_line(flags, words, tmp_path, capfd):

@@ -12,17 +12,18 @@ from moto.server import ThreadedMotoServer
 from random_images import KEY, write_random_images
 from worker_functions import lengths_of
 
+from robomimic_frozen import cli
 from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
 from robomimic_frozen.encoders.vision import VisionBackbone
-from robomimic_frozen.errors import CacheUnavailableError, ConfigError, DatasetError
+from robomimic_frozen.errors import CacheUnavailableError, ConfigError, RemoteFileError
 from robomimic_frozen.executors.executor import ordered_map
 from robomimic_frozen.executors.processes import Processes
 from robomimic_frozen.executors.staging import StagingFirst
 from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import FeatureStore
-from robomimic_frozen.storage import staged
+from robomimic_frozen.storage import exists, made_for, staged
 
 CPU = torch.device("cpu")
 BUCKET = "robots"
@@ -190,10 +191,69 @@ def test_workers_have_the_dataset_where_this_process_has_it(s3, dataset, tmp_pat
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
-        ("s3://robots/absent.hdf5", DatasetError, "dataset s3://robots/absent.hdf5 does not exist"),
+        ("s3://robots/absent.hdf5", RemoteFileError, "s3://robots/absent.hdf5 does not exist"),
         ("gs://robots/lift.hdf5", ConfigError, "gs://robots/lift.hdf5 cannot be used: .*gcsfs"),
     ],
 )
 def test_a_dataset_that_cannot_be_had_is_named(url, error, words, s3, tmp_path):
     with pytest.raises(error, match=words):
         staged(url, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["s3://robots/new/lift.hdf5", "memory://new/lift.hdf5", "file://{tmp}/new/lift.hdf5"])
+def test_a_file_made_for_a_url_is_there_when_it_is_complete(url, s3, tmp_path):
+    url = url.format(tmp=tmp_path)
+    with made_for(url, tmp_path / "here") as path:
+        assert path.name == "lift.hdf5" and not exists(url)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"features" * 1000)
+        assert not exists(url)
+    assert staged(url, tmp_path / "there").read_bytes() == b"features" * 1000
+    assert not path.exists()
+
+
+def test_a_url_that_cannot_be_written_to_is_named_before_anything_is_made(s3, tmp_path):
+    making = made_for("s3://absent/lift.hdf5", tmp_path)
+    with pytest.raises(RemoteFileError, match="s3://absent/lift.hdf5 cannot be written .*; check the URL"):
+        making.__enter__()
+
+
+@pytest.mark.fault("an object store that cannot be written to any more when a dataset is rendered", "the file stays on this machine")
+def test_what_does_not_get_through_stays_on_this_machine(s3, tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", refuse)
+    making = made_for("s3://robots/lift.hdf5", tmp_path)
+    path = making.__enter__()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"features")
+    with pytest.raises(RemoteFileError, match=r"cannot be written \(Access Denied\); what was made lies in .*lift.hdf5: copy it there"):
+        making.__exit__(None, None, None)
+    assert path.read_bytes() == b"features"
+
+
+def test_caches_at_a_url_are_listed(s3, source, extractor, tmp_path, capsys):
+    key = FeatureStore("s3://robots/caches", local=tmp_path / "one").get(source, extractor, CPU).folder.name
+    s3.put_object(Bucket=BUCKET, Key="caches/unfinished/0123.bin", Body=b"half")
+    assert cli.main(["cache", "list", "--dir", "s3://robots/caches"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(key[:12]) and "resnet18, 0 crops, float16, 3 demos, 12 frames of obs/agentview_image" in lines[0]
+    assert lines[1].startswith("1 caches")
+
+
+@pytest.mark.parametrize("action", ["verify", "prune"])
+def test_caches_at_a_url_are_only_listed(action, capsys):
+    assert cli.main(["cache", action, "--dir", "s3://robots/caches"]) == 1
+    assert f"s3://robots/caches is a URL, of which caches are only listed; {action} a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["demos", "--out", "s3://robots/lift.hdf5"], ["eval", "absent.pth", "--out", "s3://robots/eval"], ["study", "s.yaml", "--out", "s3://r/s"]],
+)
+def test_results_that_go_to_folders_only_are_not_written_to_a_url(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 1
+    assert "is a URL, and this is written to a folder; choose one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

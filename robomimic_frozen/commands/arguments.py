@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
 
 from robomimic_frozen.errors import ConfigError
 
 if TYPE_CHECKING:
     from robomimic_frozen.executors.executor import Executor
+
+# Flags and their defaults.
+_OF_RAY_ONLY: Final = {"ray_address": None, "worker_cpus": 1.0, "worker_gpus": 0.0, "worker_memory": 0.0}
 
 SET_HELP = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
 
@@ -35,10 +40,10 @@ def add_executor_flags(parser: argparse.ArgumentParser, in_this_process: bool = 
     parser.add_argument("--workers", type=int, help=f"how many at once ({default}; with Ray, as many as there is room for)")
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray (%(default)s)")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a running cluster, or 'auto' (a cluster of this machine)")
-    parser.add_argument("--worker-cpus", type=float, default=1, help="with Ray: CPUs of each worker (%(default)s)")
-    parser.add_argument("--worker-gpus", type=float, default=0, help="with Ray: GPUs of each worker (%(default)s)")
-    parser.add_argument("--worker-memory", type=float, default=0, metavar="GB", help="with Ray: memory reserved for each worker")
-    parser.set_defaults(in_this_process=in_this_process)
+    parser.add_argument("--worker-cpus", type=float, help="with Ray: CPUs of each worker (%(default)s)")
+    parser.add_argument("--worker-gpus", type=float, help="with Ray: GPUs of each worker (%(default)s)")
+    parser.add_argument("--worker-memory", type=float, metavar="GB", help="with Ray: memory reserved for each worker")
+    parser.set_defaults(in_this_process=in_this_process, **_OF_RAY_ONLY)
 
 
 @contextlib.contextmanager
@@ -49,13 +54,17 @@ def executor_of(arguments: argparse.Namespace) -> Iterator[Executor]:
         from robomimic_frozen.executors.ray_cluster import RayCluster
 
         resources = arguments.worker_cpus, arguments.worker_gpus, arguments.worker_memory
-        with contextlib.closing(RayCluster(arguments.workers, arguments.ray_address, *resources)) as cluster:
+        with ThreadPoolExecutor(1) as meanwhile:
+            # A cluster of this machine starts in other processes; every command needs this next, and waits as long for it.
+            meanwhile.submit(importlib.import_module, "torchvision")
+            cluster = RayCluster(arguments.workers, arguments.ray_address, *resources)
+        with contextlib.closing(cluster):
             yield cluster
         return
     from robomimic_frozen.executors.processes import Processes, ThisProcess, usable_cores
 
-    for name in ("ray_address", "worker_gpus", "worker_memory"):
-        if getattr(arguments, name):
+    for name, default in _OF_RAY_ONLY.items():
+        if getattr(arguments, name) != default:
             raise ConfigError(f"--{name.replace('_', '-')} is of use with --executor ray only; add that, or leave it out")
     if arguments.workers is None and arguments.in_this_process:
         yield ThisProcess()

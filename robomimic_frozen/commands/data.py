@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robomimic_frozen.commands.arguments import add_executor_flags, check_at_least_one, executor_of
 from robomimic_frozen.data.released import RELEASED
+from robomimic_frozen.errors import DatasetError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "where it stopped.",
     )
     parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic, also by URL")
-    parser.add_argument("--out", type=Path, help="file to write (NAME_image.hdf5 here)")
+    parser.add_argument("--out", help="file to write, also at a URL (NAME_image.hdf5 here)")
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to render (those of robomimic's own image datasets)")
     parser.add_argument("--image-size", type=int, help="height and width of images in pixels (84; 240 of ToolHang)")
     parser.add_argument("--next-obs", action="store_true", help="also store next_obs, which offline RL needs")
@@ -34,25 +35,25 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.data.released import default_view
     from robomimic_frozen.data.rendering import View, render_dataset
     from robomimic_frozen.executors.staging import StagingFirst
-    from robomimic_frozen.files import refuse_existing
-    from robomimic_frozen.storage import is_url
+    from robomimic_frozen.storage import exists, is_url, local_path, made_for
 
     check_at_least_one(arguments, "workers", "image_size")  # before a download
     for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
         logging.getLogger(library).setLevel(logging.WARNING)
-    name = arguments.source.replace("-", "_") if arguments.source in RELEASED else Path(arguments.source).stem
-    out = arguments.out or Path(f"{name}_image.hdf5")
-    only_check = arguments.check and out.exists()
-    if not only_check:
-        refuse_existing(out)  # before a download
-    raw = read_raw_file(find_source(arguments.source))
+    source = arguments.source
+    out = arguments.out or f"{source.replace('-', '_') if source in RELEASED else Path(source).stem}_image.hdf5"
+    is_made = exists(out)
+    if is_made and not arguments.check:
+        raise DatasetError(f"{out} exists already; delete it or choose another name")
+    raw = read_raw_file(find_source(source))
     cameras, image_size = default_view(raw.env_meta["env_name"])
+    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
     with executor_of(arguments) as executor:
-        if is_url(arguments.source):
-            executor = StagingFirst(executor, [arguments.source])
-        if not only_check:
-            view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
-            render_dataset(raw, out, view, executor)
+        if not is_made:
+            with made_for(out) as path:
+                render_dataset(raw, path, view, StagingFirst(executor, filter(is_url, [source])))
             print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
         if arguments.check:
-            print(f"{out}: {check_images(raw, out, executor)} frames are what is rendered again")
+            path = local_path(out)
+            checked = check_images(raw, path, StagingFirst(executor, filter(is_url, [source, out])))
+            print(f"{out}: {checked} frames are what is rendered again")

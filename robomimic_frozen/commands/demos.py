@@ -24,7 +24,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen import compat
     from robomimic_frozen.data import generate_demos
+    from robomimic_frozen.preflight import check_output_dir
 
+    check_output_dir(arguments.out.parent)
     compat.select_gl_backend()
     summary = generate_demos(
         arguments.out, num_demos=arguments.num, seed=arguments.seed, workers=arguments.workers,

@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "interrupted evaluation goes on where it stopped. With --agent CKPT it is robomimic's scripts/run_trained_agent.py, and "
         "every flag of that works (--n_rollouts N, --horizon H, --video_path FILE, ...), besides --set KEY.PATH=VALUE.",
     )
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CKPT", help="a checkpoint, or the folder of a run for all of its")
+    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="a checkpoint, also by URL, or the folder of a run for all of its")
     parser.add_argument("--episodes", type=int, default=50, help="of each checkpoint (%(default)s)")
     parser.add_argument("--horizon", type=int, help="steps of an episode (as the checkpoint's config says)")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; the next has the next (%(default)s)")
@@ -32,16 +32,19 @@ def add_stock(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(arguments: argparse.Namespace, _: list[str]) -> None:
-    from robomimic_frozen.evaluation.evaluate import evaluate
-    from robomimic_frozen.evaluation.statistics import as_table
+    from robomimic_frozen.executors.staging import StagingFirst
     from robomimic_frozen.preflight import check_output_dir
+    from robomimic_frozen.storage import is_url, local_path
 
     check_at_least_one(arguments, "episodes")
     check_output_dir(arguments.out)
+    checkpoints = [local_path(checkpoint) for checkpoint in arguments.checkpoints]
     with executor_of(arguments) as executor:
-        summaries = evaluate(
-            arguments.checkpoints, arguments.episodes, arguments.horizon, executor, arguments.seed, arguments.out, arguments.videos
-        )
+        from robomimic_frozen.evaluation.evaluate import evaluate
+        from robomimic_frozen.evaluation.statistics import as_table
+
+        executor = StagingFirst(executor, filter(is_url, arguments.checkpoints))
+        summaries = evaluate(checkpoints, arguments.episodes, arguments.horizon, executor, arguments.seed, arguments.out, arguments.videos)
     print(as_table(summaries))
 
 

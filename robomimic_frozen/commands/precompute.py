@@ -19,10 +19,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(arguments: argparse.Namespace, _: list[str]) -> None:
-    from robomimic_frozen.plugins import register
-
-    register()
-    from robomimic_frozen.launch import precompute
-
     with executor_of(arguments) as executor:
+        from robomimic_frozen.plugins import register
+
+        register()
+        from robomimic_frozen.launch import precompute
+
         precompute(arguments.config, arguments.algo, arguments.dataset, arguments.set, executor)

@@ -15,7 +15,7 @@ from robomimic_frozen import compat
 from robomimic_frozen.data.released import HUB_REPO, RELEASED
 from robomimic_frozen.errors import DatasetError, first_line
 from robomimic_frozen.files import sha256_of
-from robomimic_frozen.storage import is_url, staged
+from robomimic_frozen.storage import is_url, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,11 @@ def find_source(source: str) -> Path:
     """
     if source in RELEASED:
         return fetch_released(source)
-    if is_url(source):
-        return staged(source)
-    if not Path(source).is_file():
+    if not is_url(source) and not Path(source).is_file():
         close = difflib.get_close_matches(source, RELEASED, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the sets are {', '.join(RELEASED)}"
         raise DatasetError(f"{source} is neither a file nor a released set; {hint}")
-    return Path(source)
+    return local_path(source)
 
 
 def fetch_released(name: str) -> Path:

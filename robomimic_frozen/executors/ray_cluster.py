@@ -120,6 +120,7 @@ def _import_ray() -> Any:
     # For a cluster of this machine; one that runs already has its own settings.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # who asked for no GPU sees none
+    os.environ.setdefault("RAY_worker_niceness", "0")  # nothing else here is as urgent
     try:
         import ray
     except ImportError as error:

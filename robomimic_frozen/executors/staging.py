@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class StagingFirst:
         folder: as of `staged`.
     """
 
-    def __init__(self, executor: Executor, urls: Sequence[str], folder: Path = LOCAL) -> None:
+    def __init__(self, executor: Executor, urls: Iterable[str], folder: Path = LOCAL) -> None:
         self._executor, self._urls, self._folder = executor, tuple(urls), folder.expanduser()
         self.workers, self.threads = executor.workers, executor.threads
         self._wrapped = functools.lru_cache(maxsize=1)(self._staging_first)  # an executor knows a build again by identity

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 128
 SAFE_SIMILARITY = 0.999
 _SAMPLE_IMAGES = 32
+# Of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def make_demo_extraction(
@@ -39,6 +43,7 @@ def make_demo_extraction(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    _keep_freed_memory()
     device = device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     extraction = FeatureExtraction(extractor, device, sample=source.read(source.demos[0]))
 
@@ -50,6 +55,14 @@ def make_demo_extraction(
         return extraction(source.frames_of(name), images).tobytes()
 
     return extract
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 256 MB of what is freed. Otherwise the system takes it back and clears it anew for every batch."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # where there is no glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most it takes; setting either ends their adaptation
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**28)
 
 
 class FeatureExtraction:

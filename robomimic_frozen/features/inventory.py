@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +47,46 @@ class Entry:
     @property
     def days_unused(self) -> float:
         """Days since it was last read or written."""
-        return (time.time() - self.last_used) / SECONDS_PER_DAY
+        return _days_since(self.last_used)
 
     def summary(self) -> str:
         """One line: key, size, age, and what it is for."""
-        line = f"{self.folder.name[:12]}  {self.num_bytes / 2**20:8.1f} MB  {self.days_unused:5.1f} days  "
-        if self.cache is None:
-            return f"{line}{self.damage}"
-        metadata, what = self.cache.metadata, self.cache.metadata["description"]
-        return (
-            f"{line}{what['backbone']}, {what['cached_crops']} crops, {what['dtype']}, "
-            f"{len(metadata['demos'])} demos, {len(self.cache.features)} frames of {metadata['obs_key']} in {metadata['dataset']}"
-        )
+        what = self.damage if self.cache is None else _purpose(self.cache.metadata)
+        return _line(self.folder.name, self.num_bytes, self.last_used, what)
 
 
-def print_entries(root: Path | None) -> None:
-    """One line for each cache."""
-    found = entries(root, checksums=False)
-    for entry in found:
-        print(entry.summary())
-    print(f"{len(found)} caches, {sum(entry.num_bytes for entry in found) / 2**20:.1f} MB")
+def _days_since(moment: float) -> float:
+    return (time.time() - moment) / SECONDS_PER_DAY
 
 
-def print_verification(root: Path | None, dataset: Path | None) -> None:
+def _line(name: str, num_bytes: int, last_used: float, what: str | None) -> str:
+    return f"{name[:12]}  {num_bytes / 2**20:8.1f} MB  {_days_since(last_used):5.1f} days  {what}"
+
+
+def _purpose(metadata: Mapping[str, Any]) -> str:
+    what, demos = metadata["description"], metadata["demos"]
+    frames = sum(demo["frames"] for demo in demos)
+    return (
+        f"{what['backbone']}, {what['cached_crops']} crops, {what['dtype']}, "
+        f"{len(demos)} demos, {frames} frames of {metadata['obs_key']} in {metadata['dataset']}"
+    )
+
+
+def print_entries(root: str | Path | None) -> None:
+    """One line for each cache in a folder or at a URL; there the age is that of the file. Raises CacheUnavailableError."""
+    store = FeatureStore(root)
+    if store.shared is None:
+        found = [(entry.num_bytes, entry.summary()) for entry in entries(root, checksums=False)]
+    else:
+        found = [
+            (cache.num_bytes, _line(cache.key, cache.num_bytes, cache.written, _purpose(cache.metadata))) for cache in store.shared.all()
+        ]
+    for _, line in found:
+        print(line)
+    print(f"{len(found)} caches, {sum(num_bytes for num_bytes, _ in found) / 2**20:.1f} MB")
+
+
+def print_verification(root: str | Path | None, dataset: Path | None) -> None:
     """One line for each cache; raises RobomimicFrozenError in the end if any is not what it should be."""
     found, bad = entries(root, checksums=True), 0
     device = TorchUtils.get_torch_device(try_to_use_cuda=True)
@@ -85,7 +103,7 @@ def print_verification(root: Path | None, dataset: Path | None) -> None:
         raise RobomimicFrozenError(f"{bad} of {len(found)} caches could not be confirmed; see above")
 
 
-def print_pruned(root: Path | None, unused_days: float | None, dry_run: bool) -> None:
+def print_pruned(root: str | Path | None, unused_days: float | None, dry_run: bool) -> None:
     """One line for each cache that goes."""
     removed = prune(root, unused_days, dry_run)
     for entry in removed:
@@ -94,7 +112,7 @@ def print_pruned(root: Path | None, unused_days: float | None, dry_run: bool) ->
     print(f"{len(removed)} {'would be' if dry_run else 'were'} removed, {freed:.1f} MB")
 
 
-def entries(root: Path | None, checksums: bool) -> list[Entry]:
+def entries(root: str | Path | None, checksums: bool) -> list[Entry]:
     """Everything in the store at `root` (None: as in FeatureStore), the last used first. See `open_cache` for `checksums`."""
     folders = FeatureStore(root).root.glob("*")
     found = [_entry(folder, checksums) for folder in folders if folder.is_dir()]
@@ -152,7 +170,7 @@ def _extractor(metadata: dict[str, Any], image_shape: tuple[int, int, int]) -> E
     return extractor
 
 
-def prune(root: Path | None, unused_days: float | None, dry_run: bool) -> list[Entry]:
+def prune(root: str | Path | None, unused_days: float | None, dry_run: bool) -> list[Entry]:
     """Remove what is unfinished or damaged, and what was not used for `unused_days`; returns it.
 
     What a process is extracting at the moment stays.

@@ -7,15 +7,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from robomimic_frozen.errors import CacheUnavailableError, first_line
 from robomimic_frozen.storage import filesystem
 
 FEATURES, METADATA = "features.bin", "metadata.json"
 _PROBE: Final = ".robomimic_frozen"
+
+
+@dataclass(frozen=True)
+class SharedCache:
+    """What a listing says of a cache.
+
+    Attributes:
+        key: its name.
+        metadata: as of `CachedFeatures`.
+        num_bytes: its size.
+        written: when, in seconds since the epoch.
+    """
+
+    key: str
+    metadata: dict[str, Any]
+    num_bytes: int
+    written: float
 
 
 class SharedCaches:
@@ -61,6 +80,20 @@ class SharedCaches:
             raise self._unavailable("read", error) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+    def all(self) -> list[SharedCache]:
+        """The complete ones, the last written first. Raises CacheUnavailableError."""
+        try:
+            self._files.invalidate_cache()
+            found = [self._described(path) for path in self._files.glob(f"{self._path}/*/{METADATA}")]
+        except Exception as error:
+            raise self._unavailable("read", error) from error
+        return sorted(found, key=lambda cache: -cache.written)
+
+    def _described(self, path: str) -> SharedCache:
+        folder = path.rpartition("/")[0]
+        written = self._files.modified(path).timestamp()
+        return SharedCache(folder.rpartition("/")[2], json.loads(self._files.cat_file(path)), self._files.du(folder), written)
 
     def check_writable(self) -> None:
         """Raise CacheUnavailableError unless files can be written there: before hours of work, not after."""
