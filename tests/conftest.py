@@ -13,9 +13,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 
 import torch
 
+from robomimic_frozen.executors.processes import usable_cores
+
 
 def pytest_configure() -> None:
-    # The tests run in one process for each core; more threads than that would wait for one another. robomimic's train.py asks
+    # The tests run in a process for each core, and one; more threads than that would wait for one another. robomimic's train.py asks
     # for two, which would stay for every test that comes after one that runs it in this process.
     torch.set_num_threads(1)
     torch.set_num_threads = lambda count: None  # type: ignore[assignment]
@@ -24,10 +26,10 @@ def pytest_configure() -> None:
 pytest_plugins = ["reliability"]
 
 # The files that take longest, in the order in which they begin, so that no process is left alone with one in the end. One
-# process makes the dataset for the first; the second has tests that do without it.
+# process makes the dataset for the first; the next two have tests that do without it.
 LONGEST_FILES = (
-    "test_evaluation.py", "test_demos.py", "test_kills.py", "test_study.py", "test_executors.py", "test_stock_scripts.py",
-    "test_cached_training.py", "test_data_rendering.py", "test_hostile_folders.py", "test_mutated_configs.py", "test_packaging.py",
+    "test_evaluation.py", "test_demos.py", "test_mutated_configs.py", "test_kills.py", "test_study.py", "test_executors.py",
+    "test_stock_scripts.py", "test_cached_training.py", "test_data_rendering.py", "test_hostile_folders.py", "test_packaging.py",
 )
 # Tests of these need not share a process: no fixture of their module takes long.
 DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py", "test_hostile_folders.py")
@@ -45,6 +47,12 @@ def _place(item: pytest.Item) -> int:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for a process, or for the dataset."""
+    return usable_cores() + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """By file, as --dist=loadfile does it, except for files whose tests are few, long and independent."""
     from xdist.scheduler import LoadFileScheduling
@@ -59,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
+    """Four real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
     from robomimic_frozen import compat
     from robomimic_frozen.data import generate_demos
 
@@ -71,5 +79,5 @@ def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with filelock.FileLock(shared / "lift.lock"):
         if not path.exists():
             # One worker: the other tests have use for the other core.
-            generate_demos(path, num_demos=6, seed=1, workers=1, progress=False)
+            generate_demos(path, num_demos=4, seed=1, workers=1, progress=False)
     return path

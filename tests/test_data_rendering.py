@@ -162,8 +162,7 @@ def test_from_url_to_url_it_writes_the_same(raw_path, stock, tmp_path, capsys, m
     assert cli.main(arguments) == 0
     fsspec.filesystem("memory").get_file("/rendered/lift.hdf5", str(tmp_path / "lift.hdf5"))
     assert contents(tmp_path / "lift.hdf5") == contents(stock, "next_obs")
-    assert cli.main(arguments) == 0
-    assert capsys.readouterr().out.count("frames are what is rendered again") == 2
+    assert "frames are what is rendered again" in capsys.readouterr().out
     assert cli.main(arguments[:-1]) == 1
     assert "memory://rendered/lift.hdf5 exists already" in capsys.readouterr().err
 

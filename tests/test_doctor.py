@@ -185,7 +185,7 @@ OF_THE_ISSUE = {
     "without images": (without_images, 1, "obs: has no image observations.*robomimic-frozen data FILE renders them"),
     "truncated demo": (in_one(OBS, lambda x: x[:-5]), 2, f"{OBS} of demo_1: is shorter than num_samples says: the demo is truncated"),
     "filter key naming a missing demo": (put("mask/best", np.array([b"demo_1", b"demo_99"])), 2, "filter key best: names demo_99, which"),
-    "normalised images": (NORMALISED, 2, f"{OBS} of demo_0 and 5 others: is float32, and normalised .*robomimic itself divides by 255"),
+    "normalised images": (NORMALISED, 2, f"{OBS} of demo_0 and 3 others: is float32, and normalised .*robomimic itself divides by 255"),
 }
 
 

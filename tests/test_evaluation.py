@@ -16,6 +16,7 @@ from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.evaluate import evaluate
 from robomimic_frozen.evaluation.statistics import as_table, summarize, wilson_interval
+from robomimic_frozen.executors import processes
 from robomimic_frozen.executors.executor import surviving_map
 from robomimic_frozen.executors.processes import Processes, ThisProcess
 
@@ -69,7 +70,7 @@ def make_rollouts():
 @pytest.mark.sim
 def test_an_episode_is_the_one_that_robomimics_rollout_gives_in_an_environment_of_that_seed(checkpoint, make_rollouts):
     rollouts, actions = make_rollouts(checkpoint)
-    for seed in (3, 0, 7, 1, 12):  # one environment for all; whatever came before must not matter
+    for seed in (3, 0, 7):  # one environment for all; whatever came before must not matter
         assert rollouts.run(seed, HORIZON).steps == HORIZON
         np.testing.assert_array_equal(actions, stock_actions(checkpoint, seed))
 
@@ -148,6 +149,7 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
 @pytest.mark.sim
 def test_a_checkpoint_at_a_url_is_rolled_out_from_a_copy(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
+    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
     flags = ["--episodes", "1", "--horizon", "2", "--workers", "1", "--out", str(tmp_path / "out")]
     assert cli.main(["eval", f"file://{checkpoint}", *flags]) == 0
     assert (tmp_path / ".cache/robomimic_frozen/fetched").is_dir() and "model_epoch_1" in capsys.readouterr().out
