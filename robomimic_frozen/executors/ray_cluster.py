@@ -38,7 +38,6 @@ class RayCluster:
         self._joined_by_others = self._ray.is_initialized()
         address = address or os.environ.get("RAY_ADDRESS", "local")
         _connect(self._ray, address)
-        self._inherited = dict(os.environ) if address == "local" else {}
         self._resources = {"num_cpus": cpus, "num_gpus": gpus, "memory": int(memory_gb * _GIB)}
         try:
             room = _room(self._ray.nodes(), {"CPU": cpus, "GPU": gpus, "memory": memory_gb * _GIB})
@@ -55,11 +54,9 @@ class RayCluster:
     def start(self, build: Build) -> _Remote:
         if self._build[0] is not build:
             self._build = build, self._ray.put(build)
-        set_here = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment = {name: value for name, value in set_here.items() if self._inherited.get(name) != value}
-        # With an environment of its own, no process that Ray has started beforehand serves.
-        actor = self._actor.options(**self._resources, runtime_env={"env_vars": environment} if environment else None)
-        return _Remote(self._ray, actor.remote(self._build[1], str(Path.cwd())))
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        # Not as Ray's runtime_env: no process that it has started beforehand would serve. In a list Ray leaves the build alone.
+        return _Remote(self._ray, self._actor.options(**self._resources).remote([self._build[1]], str(Path.cwd()), environment))
 
     def wait(self, workers: Collection[_Remote]) -> _Remote:
         by_answer = {worker.promised: worker for worker in workers}
@@ -101,15 +98,18 @@ class _Remote:
 
 
 class _Actor:
-    def __init__(self, build: Build, folder: str) -> None:
+    def __init__(self, build: list, folder: str, environment: Mapping[str, str]) -> None:
+        os.environ.update(environment)  # before anything is imported that looks at it
         self._build = build
         if Path(folder).is_dir():  # where relative paths lead to the same files
             os.chdir(folder)
 
     def get_ready(self) -> None:
+        import ray
+
         # Not in the constructor, of whose exceptions Ray keeps the text alone.
         with quiet_worker():
-            self._compute = self._build()
+            self._compute = ray.get(self._build[0])()
 
     def compute(self, index: int) -> Any:
         with quiet_worker():
