@@ -17,7 +17,7 @@ import torch
 import worker_functions
 from random_images import write_random_images
 from untrained import HORIZON, without_times, write_untrained_checkpoint
-from worker_functions import die_or_raise, logged, raise_config_error
+from worker_functions import die_or_raise, dying_builds, logged, raise_config_error
 
 from robomimic_frozen import cli
 from robomimic_frozen.encoders import get_backbone
@@ -90,6 +90,18 @@ def test_what_fails_twice_is_reported_and_the_rest_goes_on(executor):
     assert isinstance(results[1], WorkerDiedError)
     assert "exit code 7" in str(results[1]) or not isinstance(executor, Processes)
     assert isinstance(results[2], ValueError) and "physics is unstable" in str(results[2])
+
+
+@pytest.mark.fault("workers that die while they get ready", "others are started; no task counts it as an attempt")
+def test_workers_that_die_before_they_are_ready_cost_no_task_an_attempt(log):
+    # Task 0 is lost with the first worker; the next two are lost before they get it.
+    build = functools.partial(dying_builds, log, 3)
+    assert dict(surviving_map(build, 3, Processes(1))) == {0: 0, 1: -1, 2: -2}
+
+
+def test_workers_that_never_get_ready_end_in_an_error(log):
+    results = dict(surviving_map(functools.partial(dying_builds, log, 100), 2, Processes(1)))
+    assert ["exit code 9" in str(results[index]) for index in range(2)] == [True, True]
 
 
 def test_an_error_that_a_second_attempt_cannot_mend_ends_it(executor):

@@ -1,5 +1,6 @@
 """What workers do in the tests; a module of its own, because each worker imports it."""
 
+import operator
 import os
 
 from robomimic_frozen.errors import ConfigError
@@ -45,3 +46,12 @@ def logged(folder, build):
 
 def lengths_of(source, _):
     return source.lengths()
+
+
+def dying_builds(folder, count):
+    """The first builds die: the very first at its first task, `count` - 1 others at once."""
+    number = len(list(folder.iterdir()))
+    (folder / f"build_{number}").touch()
+    if 0 < number < count:
+        os._exit(9)
+    return operator.neg if number else os._exit

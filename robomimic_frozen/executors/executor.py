@@ -117,6 +117,7 @@ class _Tasks:
     def __init__(self, build: Build, count: int, executor: Executor, attempts: int, on_start: Callable[[int], None]) -> None:
         self._build, self._executor, self._attempts, self._on_start = build, executor, attempts, on_start
         self._waiting, self._failures = deque(range(count)), Counter[int]()
+        self._deaths_on_the_way = 0  # of workers that were getting ready, one after the other
         self.busy: dict[Any, int | None] = {}
         self.idle: list[Any] = []
         self.unanswered = count
@@ -135,9 +136,14 @@ class _Tasks:
         worker = self._executor.wait(self.busy)
         index, answer = self.busy.pop(worker), worker.answer()
         if not isinstance(answer, Failure):
+            self._deaths_on_the_way = 0
             self.idle.append(worker)
         else:
             self._executor.end([worker])
+            if index is None and isinstance(answer.error, WorkerDiedError) and self._deaths_on_the_way < self._attempts:
+                # No task's fault: a cluster may place a worker on a node that is lost before it notices.
+                self._deaths_on_the_way += 1
+                return None
             if index is None and self._waiting:
                 index = self._waiting.popleft()  # which a worker that does not get ready would have had
             if index is not None and self._is_to_be_tried_again(index, answer):
