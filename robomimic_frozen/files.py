@@ -85,7 +85,12 @@ def new_file(path: Path) -> Iterator[Path]:
 def refuse_existing(path: Path) -> None:
     """Raise DatasetError if there is such a file."""
     if path.exists():
-        raise DatasetError(f"{path} exists already; delete it or choose another name")
+        raise already_there(path)
+
+
+def already_there(place: str | Path) -> DatasetError:
+    """What to raise of a file, or a URL, that is there and must not be replaced."""
+    return DatasetError(f"{place} exists already; delete it or choose another name")
 
 
 def require_space(folder: Path, needed: int) -> None:

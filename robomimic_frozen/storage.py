@@ -12,12 +12,13 @@ import filelock
 import fsspec
 from fsspec.registry import known_implementations
 
-from robomimic_frozen.errors import ConfigError, RemoteFileError, first_line
+from robomimic_frozen.errors import ConfigError, RemoteFileError, RobomimicFrozenError, first_line
 from robomimic_frozen.files import complete_or_absent
 
 LOCAL = Path("~/.cache/robomimic_frozen")
 """Where features are cached and copies of remote files lie, unless the user says otherwise."""
-_PROBE: Final = ".robomimic_frozen"
+PROBE: Final = ".robomimic_frozen"
+"""Name, or end of the name, of an empty file by which is tried whether a place can be written to."""
 
 
 def is_url(path: str | Path) -> bool:
@@ -74,10 +75,8 @@ def exists(place: str) -> bool:
     if not is_url(place):
         return Path(place).exists()
     files, path = filesystem(place)
-    try:
+    with driver_errors_named(f"{place} cannot be read", "check the network and your permissions"):
         return files.exists(path)
-    except Exception as error:
-        raise RemoteFileError(f"{place} cannot be read ({first_line(error)}); check the network and your permissions") from error
 
 
 @contextlib.contextmanager
@@ -94,11 +93,11 @@ def made_for(place: str, folder: Path = LOCAL) -> Iterator[Path]:
     # An object store shows a file when it is complete, and a folder shows it before.
     beside = f"{path}.part" if "file" in files.protocol else path
     made = folder.expanduser() / "made" / _digest(place) / Path(path).name
-    with _write_errors_named(place, "check the URL, the network and your permissions"):
-        files.pipe_file(f"{path}{_PROBE}", b"")
-        files.rm_file(f"{path}{_PROBE}")
+    with driver_errors_named(f"{place} cannot be written", "check the URL, the network and your permissions"):
+        files.pipe_file(f"{path}{PROBE}", b"")
+        files.rm_file(f"{path}{PROBE}")
     yield made
-    with _write_errors_named(place, f"what was made lies in {made}: copy it there"):
+    with driver_errors_named(f"{place} cannot be written", f"what was made lies in {made}: copy it there"):
         files.put_file(str(made), beside)
         if beside != path:
             files.mv(beside, path)
@@ -106,11 +105,12 @@ def made_for(place: str, folder: Path = LOCAL) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _write_errors_named(url: str, remedy: str) -> Iterator[None]:
+def driver_errors_named(what: str, remedy: str, kind: type[RobomimicFrozenError] = RemoteFileError) -> Iterator[None]:
+    """Within it, what a driver of fsspec raises becomes one line of this `kind`. Each driver raises its own."""
     try:
         yield
-    except Exception as error:  # each driver raises its own
-        raise RemoteFileError(f"{url} cannot be written ({first_line(error)}); {remedy}") from error
+    except Exception as error:
+        raise kind(f"{what} ({first_line(error)}); {remedy}") from error
 
 
 def _digest(text: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,8 +103,7 @@ def measure(words: list[str], cache: Path, memory: bool) -> dict[str, Any]:
             sys.exit(errors.read())
     (features,) = cache.glob("*/features.bin")
     found = {"cache_mb": round(features.stat().st_size / 10**6, 1), "sha256": sha256_of(features)}
-    for file in [*features.parent.iterdir()]:
-        file.unlink()
+    shutil.rmtree(cache)
     return {"seconds": round(seconds, 1), **found} if peak is None else {"peak_memory_mb": round(peak / 2**20), **found}
 
 

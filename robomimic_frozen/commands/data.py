@@ -8,7 +8,6 @@ from pathlib import Path
 
 from robomimic_frozen.commands.arguments import add_executor_flags, check_at_least_one, executor_of
 from robomimic_frozen.data.released import RELEASED
-from robomimic_frozen.errors import DatasetError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -35,7 +34,8 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.data.released import default_view
     from robomimic_frozen.data.rendering import View, render_dataset
     from robomimic_frozen.executors.staging import StagingFirst
-    from robomimic_frozen.storage import exists, is_url, local_path, made_for
+    from robomimic_frozen.files import already_there
+    from robomimic_frozen.storage import exists, local_path, made_for
 
     check_at_least_one(arguments, "workers", "image_size")  # before a download
     for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
@@ -44,16 +44,16 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     out = arguments.out or f"{source.replace('-', '_') if source in RELEASED else Path(source).stem}_image.hdf5"
     is_made = exists(out)
     if is_made and not arguments.check:
-        raise DatasetError(f"{out} exists already; delete it or choose another name")
+        raise already_there(out)
     raw = read_raw_file(find_source(source))
     cameras, image_size = default_view(raw.env_meta["env_name"])
     view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
     with executor_of(arguments) as executor:
         if not is_made:
             with made_for(out) as path:
-                render_dataset(raw, path, view, StagingFirst(executor, filter(is_url, [source])))
+                render_dataset(raw, path, view, StagingFirst(executor, [source]))
             print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
         if arguments.check:
             path = local_path(out)
-            checked = check_images(raw, path, StagingFirst(executor, filter(is_url, [source, out])))
+            checked = check_images(raw, path, StagingFirst(executor, [source, out]))
             print(f"{out}: {checked} frames are what is rendered again")

@@ -34,7 +34,7 @@ def add_stock(commands: argparse._SubParsersAction) -> None:
 def _run(arguments: argparse.Namespace, _: list[str]) -> None:
     from robomimic_frozen.executors.staging import StagingFirst
     from robomimic_frozen.preflight import check_output_dir
-    from robomimic_frozen.storage import is_url, local_path
+    from robomimic_frozen.storage import local_path
 
     check_at_least_one(arguments, "episodes")
     check_output_dir(arguments.out)
@@ -43,7 +43,7 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> None:
         from robomimic_frozen.evaluation.evaluate import evaluate
         from robomimic_frozen.evaluation.statistics import as_table
 
-        executor = StagingFirst(executor, filter(is_url, arguments.checkpoints))
+        executor = StagingFirst(executor, arguments.checkpoints)
         summaries = evaluate(checkpoints, arguments.episodes, arguments.horizon, executor, arguments.seed, arguments.out, arguments.videos)
     print(as_table(summaries))
 

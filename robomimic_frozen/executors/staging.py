@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robomimic_frozen.executors.executor import Build, Executor, Result, Worker
-from robomimic_frozen.storage import LOCAL, staged
+from robomimic_frozen.storage import LOCAL, is_url, staged
 
 
 class StagingFirst:
@@ -16,12 +16,12 @@ class StagingFirst:
 
     Args:
         executor: starts the workers.
-        urls: of the files.
+        places: URLs of the files; paths among them are left alone.
         folder: as of `staged`.
     """
 
-    def __init__(self, executor: Executor, urls: Iterable[str], folder: Path = LOCAL) -> None:
-        self._executor, self._urls, self._folder = executor, tuple(urls), folder.expanduser()
+    def __init__(self, executor: Executor, places: Iterable[str], folder: Path = LOCAL) -> None:
+        self._executor, self._urls, self._folder = executor, tuple(filter(is_url, places)), folder.expanduser()
         self.workers, self.threads = executor.workers, executor.threads
         self._wrapped = functools.lru_cache(maxsize=1)(self._staging_first)  # an executor knows a build again by identity
 

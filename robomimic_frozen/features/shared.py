@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from robomimic_frozen.errors import CacheUnavailableError, first_line
-from robomimic_frozen.storage import filesystem
+from robomimic_frozen.errors import CacheUnavailableError
+from robomimic_frozen.storage import PROBE, driver_errors_named, filesystem
 
 FEATURES, METADATA = "features.bin", "metadata.json"
-_PROBE: Final = ".robomimic_frozen"
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,9 @@ class SharedCaches:
 
     def has(self, key: str) -> bool:
         """Whether the cache of this name is there. Raises CacheUnavailableError if the store does not answer, or does not let us read."""
-        try:
+        with self._errors_named("read"):
             self._files.invalidate_cache()
             return self._files.exists(f"{self._path}/{key}/{METADATA}")
-        except Exception as error:  # each driver raises its own
-            raise self._unavailable("read", error) from error
 
     def fetch(self, key: str, folder: Path) -> bool:
         """Copy the cache of this name into `folder`; False if there is none. What comes is not checked here.
@@ -69,25 +67,22 @@ class SharedCaches:
             return False
         remote, beside = f"{self._path}/{key}", folder / f"{key}.fetched"
         try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            self._files.get_file(f"{remote}/{METADATA}", str(beside / METADATA))
-            self._files.get_file(f"{remote}/{_content_name(beside)}", str(beside / FEATURES))
-            shutil.rmtree(folder / key, ignore_errors=True)  # it is damaged, if it is there
-            beside.rename(folder / key)
-            return True
-        except Exception as error:
-            raise self._unavailable("read", error) from error
+            with self._errors_named("read"):
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir(parents=True)
+                self._files.get_file(f"{remote}/{METADATA}", str(beside / METADATA))
+                self._files.get_file(f"{remote}/{_content_name(beside)}", str(beside / FEATURES))
+                shutil.rmtree(folder / key, ignore_errors=True)  # it is damaged, if it is there
+                beside.rename(folder / key)
+                return True
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
     def all(self) -> list[SharedCache]:
         """The complete ones, the last written first. Raises CacheUnavailableError."""
-        try:
+        with self._errors_named("read"):
             self._files.invalidate_cache()
             found = [self._described(path) for path in self._files.glob(f"{self._path}/*/{METADATA}")]
-        except Exception as error:
-            raise self._unavailable("read", error) from error
         return sorted(found, key=lambda cache: -cache.written)
 
     def _described(self, path: str) -> SharedCache:
@@ -97,24 +92,19 @@ class SharedCaches:
 
     def check_writable(self) -> None:
         """Raise CacheUnavailableError unless files can be written there: before hours of work, not after."""
-        try:
-            self._files.pipe_file(f"{self._path}/{_PROBE}", b"")
-        except Exception as error:
-            raise self._unavailable("written", error) from error
+        with self._errors_named("written"):
+            self._files.pipe_file(f"{self._path}/{PROBE}", b"")
 
     def publish(self, cache: Path) -> None:
         """Copy a complete cache there. Raises CacheUnavailableError."""
         remote = f"{self._path}/{cache.name}"
-        try:
+        with self._errors_named("written"):
             self._files.put_file(str(cache / FEATURES), f"{remote}/{_content_name(cache)}")
             self._files.pipe_file(f"{remote}/{METADATA}", (cache / METADATA).read_bytes())
-        except Exception as error:
-            raise self._unavailable("written", error) from error
 
-    def _unavailable(self, done: str, error: Exception) -> CacheUnavailableError:
-        return CacheUnavailableError(
-            f"the feature cache at {self.url} cannot be {done} ({first_line(error)}); check the URL, the network and your permissions"
-        )
+    def _errors_named(self, done: str) -> contextlib.AbstractContextManager[None]:
+        what, remedy = f"the feature cache at {self.url} cannot be {done}", "check the URL, the network and your permissions"
+        return driver_errors_named(what, remedy, CacheUnavailableError)
 
 
 def _content_name(cache: Path) -> str:
