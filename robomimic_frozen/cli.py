@@ -2,54 +2,288 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import logging
+import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
-from robomimic_frozen.commands import cache, data, demos, doctor, evaluation, info, plot, precompute, quickstart, report, study, train
-from robomimic_frozen.errors import RobomimicFrozenError
+from robomimic_frozen.cli_flags import COMMANDS, CONFIG, NEXT_OBS, PARSER, SET, command, executor_flags, executor_of, flag, require_positive
+from robomimic_frozen.data.sources import RELEASED, default_view, find_source
+from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
+from robomimic_frozen.integration.registration import register
+from robomimic_frozen.utils.files import already_there, require_writable
+from robomimic_frozen.utils.parallel import ThisProcess
+from robomimic_frozen.utils.urls import exists, is_url, upload_to
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 0 or what it returns on success, 1 after an error, which is printed as one line."""
+    """Run one command and return the exit status: 0 or what the command says, or 1 after an error, which is printed as one line."""
     words = sys.argv[1:] if argv is None else list(argv)
     # With robomimic's own --agent, `eval` has robomimic's own flags.
-    stock_eval = any(word.partition("=")[0] == "--agent" for word in words)
-    parser = _parser(stock_eval)
-    arguments, rest = parser.parse_known_args(words)
+    stock_eval = words[:1] == ["eval"] and any(word.partition("=")[0] == "--agent" for word in words)
+    arguments, rest = PARSER.parse_known_args([_STOCK_EVAL, *words[1:]] if stock_eval else words)
     if rest and not stock_eval:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        PARSER.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.stock_flags = rest
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return arguments.run(arguments, rest) or 0
+        return arguments.run(arguments) or 0
     except RobomimicFrozenError as error:
-        print(f"robomimic-frozen {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"robomimic-frozen {words[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"robomimic-frozen {arguments.command}: interrupted", file=sys.stderr)
+        print(f"robomimic-frozen {words[0]}: interrupted", file=sys.stderr)
         return 130
 
 
-def _parser(stock_eval: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="robomimic-frozen", description="Behaviour cloning on frozen image encoders, with robomimic.",
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    quickstart.add(commands)
-    demos.add(commands)
-    data.add(commands)
-    train.add(commands)
-    (evaluation.add_stock if stock_eval else evaluation.add)(commands)
-    plot.add(commands)
-    study.add(commands)
-    report.add(commands)
-    precompute.add(commands)
-    cache.add(commands)
-    info.add(commands)
-    doctor.add(commands)
-    return parser
+@command("quickstart", "demonstrations -> training -> rollouts on Lift, in minutes",
+    "Make scripted Lift demonstrations, train a policy on frozen ImageNet features with robomimic's own train.py, roll it out, and "
+    "sum up in OUT/summary.json.",
+    flag("--out", "folder for all results (%(default)s)", Path("runs/quickstart")),
+    flag("--demos", "demonstrations to train on (%(default)s)", 24),
+    flag("--rollouts", "rollouts to judge the policy by (%(default)s)", 10),
+    flag("--seed", "of demonstrations and training (%(default)s)", 0),
+    flag("--workers", "processes that make demonstrations and roll out", os.cpu_count()))  # fmt: skip
+def _quickstart(arguments: Namespace) -> None:
+    register()
+    from robomimic_frozen.study.quickstart import quickstart
+
+    quickstart(arguments.out, arguments.demos, arguments.rollouts, arguments.seed, arguments.workers)
+
+
+@command("demos", "scripted demonstrations as a robomimic dataset",
+    "Make a robomimic HDF5 file of successful demonstrations by scripted operators of different skill.",
+    flag("--task", "what they show: lift, or a task of a plugin (%(default)s)", "lift"),
+    flag("--out", "file to write (TASK_demos.hdf5)", type=Path),
+    flag("--num", "demonstrations (%(default)s)", 60),
+    flag("--seed", "the same seed gives the same file (%(default)s)", 0),
+    flag("--workers", "parallel processes (all cores)", os.cpu_count()),
+    flag("--image-size", "height and width of images in pixels (84, or what the task of a plugin says)", type=int),
+    NEXT_OBS)  # fmt: skip
+def _demos(arguments: Namespace) -> None:
+    from robomimic_frozen.data.demos import generate_demos
+
+    out = arguments.out or Path(f"{arguments.task}_demos.hdf5")
+    require_writable(out.parent)
+    summary = generate_demos(
+        out, arguments.num, arguments.seed, arguments.workers, image_size=arguments.image_size, next_obs=arguments.next_obs,
+        task=arguments.task,
+    )  # fmt: skip
+    print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames")
+
+
+@command("data", "image dataset of robomimic's released demonstrations, or of your own",
+    "Render the observations of raw demonstrations with robomimic's environment, in parallel, as its dataset_states_to_obs.py does. "
+    "Released ones are downloaded from the Hugging Face hub first. An interrupted rendering goes on where it stopped.",
+    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic, also by URL", metavar="SOURCE"),
+    flag("--out", "file to write, also at a URL (NAME_image.hdf5 here)"),
+    flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
+    flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang)", type=int),
+    NEXT_OBS,
+    flag("--check", "compare a sample of the file, new or old, with frames rendered again", False),
+    *executor_flags())  # fmt: skip
+def _data(arguments: Namespace) -> None:
+    from robomimic_frozen.data.raw_file import read_raw_file
+    from robomimic_frozen.data.rendering import View, check_images, render_dataset
+
+    require_positive(arguments, "workers", "image_size")  # before a download
+    for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
+        logging.getLogger(library).setLevel(logging.WARNING)
+    source = arguments.source
+    out = arguments.out or f"{source.replace('-', '_') if source in RELEASED else Path(source).stem}_image.hdf5"
+    is_made = exists(out)
+    if is_made and not arguments.check:
+        raise already_there(out)
+    raw = read_raw_file(find_source(source))
+    cameras, image_size = default_view(raw.env_meta["env_name"])
+    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
+    with executor_of(arguments) as executor:
+        if not is_made:
+            with upload_to(out) as path:
+                render_dataset(raw, path, view, executor)
+            print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
+        if arguments.check:
+            print(f"{out}: {check_images(raw, out, executor)} frames are what is rendered again")
+
+
+@command("train", "robomimic's train.py, with --set and an honest exit status",
+    "Run robomimic's scripts/train.py. Relative paths are relative to the current folder, existing runs are kept, and the exit status "
+    "is 1 when the run failed.",
+    *CONFIG,
+    flag("--name", "name of the experiment"),
+    flag("--debug", "a few steps only, to see whether it runs", False),
+    flag("--resume", "go on with an interrupted run, after its last epoch", type=Path, metavar="RUN_DIR"),
+    allow_abbrev=False)  # fmt: skip
+def _train(arguments: Namespace) -> None:
+    register()
+    from robomimic_frozen.integration.training import train
+
+    asked = arguments.config, arguments.algo, arguments.name, arguments.dataset
+    if arguments.resume and any(asked):
+        raise ConfigError("--resume takes its config from the run; leave out --config, --algo, --name and --dataset")
+    train(*asked, arguments.debug, arguments.set, arguments.resume)
+
+
+@command("eval", "parallel rollouts of checkpoints, all from the same seeds",
+    "Roll out checkpoints from the same seeds, in parallel, rendering only what the policies look at. An interrupted evaluation goes on "
+    "where it stopped. With --agent CKPT it is robomimic's scripts/run_trained_agent.py, and every flag of that works (--n_rollouts N, "
+    "--horizon H, --video_path FILE, ...), besides --set KEY.PATH=VALUE.",
+    flag("checkpoints", "a checkpoint, also by URL, or the folder of a run for all of its", nargs="+", metavar="CKPT"),
+    flag("--episodes", "of each checkpoint (%(default)s)", 50),
+    flag("--horizon", "steps of an episode (as the checkpoint's config says)", type=int),
+    flag("--seed", "of the first episode; the next has the next (%(default)s)", 0),
+    flag("--out", "folder for results (%(default)s)", Path("runs/eval")),
+    flag("--videos", "how many episodes of each to record (%(default)s)", 0),
+    *executor_flags(),
+    allow_abbrev=False)  # fmt: skip
+def _eval(arguments: Namespace) -> None:
+    require_positive(arguments, "episodes")
+    require_writable(arguments.out)
+    with executor_of(arguments) as executor:
+        from robomimic_frozen.evaluation.evaluate import evaluate
+        from robomimic_frozen.evaluation.statistics import as_table
+
+        how_long = arguments.episodes, arguments.horizon
+        summaries = evaluate(arguments.checkpoints, *how_long, executor, arguments.seed, arguments.out, arguments.videos)
+    print(as_table(summaries))
+
+
+_STOCK_EVAL: Final = "eval --agent"
+
+
+@command(_STOCK_EVAL, "robomimic's run_trained_agent.py", None, SET, allow_abbrev=False, add_help=False)
+def _stock_eval(arguments: Namespace) -> None:
+    register()
+    from robomimic_frozen.integration.rollouts import roll_out_stock
+
+    roll_out_stock(arguments.stock_flags, arguments.set)
+
+
+@command("plot", "loss and success curves of training runs",
+    "Draw the loss and the success rate of any robomimic runs, of its own algorithms, too, from their TensorBoard logs.",
+    flag("runs", "folder of a run, or of several", nargs="+", type=Path, metavar="RUN"),
+    flag("--out", "picture to write: .png, .svg or .pdf (%(default)s)", Path("runs/curves.png")))  # fmt: skip
+def _plot(arguments: Namespace) -> None:
+    from robomimic_frozen.evaluation.history import plot_histories, read_histories
+
+    require_writable(arguments.out.parent)
+    plot_histories(read_histories(arguments.runs), arguments.out)
+    print(arguments.out)
+
+
+@command("study", "compare configurations: training, rollouts, report",
+    "Train and roll out every configuration of a study file with every number of demonstrations and every seed, each within the same "
+    "budget; then write OUT/report.html. What is done already, with the same code and data, is not done again.",
+    flag("plan", "what to compare, in YAML or JSON (see docs/studies.md)", type=Path, metavar="FILE"),
+    flag("--out", "folder for results (%(default)s)", Path("runs/study")),
+    *executor_flags())  # fmt: skip
+def _study(arguments: Namespace) -> None:
+    register()
+    from robomimic_frozen.study.plan import read_plan
+    from robomimic_frozen.study.report import write_report
+    from robomimic_frozen.study.study import run_study
+    from robomimic_frozen.study.training import StudyError
+
+    require_writable(arguments.out)
+    try:
+        with executor_of(arguments) as executor:
+            if arguments.executor == "local":
+                # One run at a time, so that each has the machine for itself.
+                run_study(read_plan(arguments.plan), arguments.out, ThisProcess(), executor.workers)
+            else:
+                run_study(read_plan(arguments.plan), arguments.out, executor, executor.threads or 1)
+    except StudyError:
+        with contextlib.suppress(ConfigError):  # none is finished
+            print(write_report(arguments.out, with_films=True))
+        raise
+    print(write_report(arguments.out, with_films=True))
+
+
+@command("report", "write the report of a study again",
+    "Write report.html and the figures of a study, finished or not, from the results in its folder.",
+    flag("folder", "--out of robomimic-frozen study", type=Path, metavar="DIR"),
+    flag("--no-films", "without pictures of episodes, which are rolled out again for them", False))  # fmt: skip
+def _report(arguments: Namespace) -> None:
+    from robomimic_frozen.study.report import write_report
+
+    print(write_report(arguments.folder, not arguments.no_films))
+
+
+@command("precompute", "extract the cached features ahead of training",
+    "Extract the features that training with this config would extract first. An interrupted extraction goes on where it stopped.",
+    *CONFIG, *executor_flags("none but this process"), allow_abbrev=False)  # fmt: skip
+def _precompute(arguments: Namespace) -> None:
+    with executor_of(arguments, in_this_process=True) as executor:
+        register()
+        from robomimic_frozen.integration.training import precompute
+
+        precompute(arguments.config, arguments.algo, arguments.dataset, arguments.set, executor)
+
+
+_CACHE: Final = COMMANDS.add_parser(
+    "cache", help="list, verify or prune the cached features", description="What lies in the feature cache."
+).add_subparsers(dest="action", required=True, metavar="ACTION")
+_DIR: Final = flag("--dir", "folder of the caches, or for list their URL (~/.cache/robomimic_frozen)")
+
+
+@command("list", "size, age and purpose of each cache", None, _DIR, among=_CACHE)
+@command("verify", "check the checksums, extract a sample again and compare", None, _DIR,
+    flag("--dataset", "the HDF5 file, if it was moved since", type=Path), among=_CACHE)  # fmt: skip
+@command("prune", "remove what is unfinished or damaged", None, _DIR,
+    flag("--unused-days", "also what was not used for so long; 0 for all", type=float, metavar="DAYS"),
+    flag("--dry-run", "only say what would be removed", False), among=_CACHE)  # fmt: skip
+def _cache(arguments: Namespace) -> None:
+    from robomimic_frozen.features import inventory
+
+    if arguments.action == "list":
+        inventory.print_entries(arguments.dir)
+    elif arguments.dir is not None and is_url(arguments.dir):
+        what = f"{arguments.dir} is a URL, of which caches are only listed"
+        raise ConfigError(f"{what}; {arguments.action} a folder that has copies of them")
+    elif arguments.action == "verify":
+        inventory.print_verification(arguments.dir, arguments.dataset)
+    else:
+        inventory.print_pruned(arguments.dir, arguments.unused_days, arguments.dry_run)
+
+
+@command("info", "what a checkpoint holds", "Algorithm, dataset, parameters and backbone of a checkpoint.",
+    ("checkpoint", {"type": Path, "metavar": "CKPT"}),
+    flag("--config", "print the whole config of its run as JSON instead", False))  # fmt: skip
+def _info(arguments: Namespace) -> None:
+    from robomimic_frozen.policies.checkpoints import checkpoint_config, describe_checkpoint
+
+    if arguments.config:
+        print(checkpoint_config(arguments.checkpoint))
+        return
+    for name, value in describe_checkpoint(arguments.checkpoint):
+        print(f"{name:24}{value}")
+
+
+@command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",
+    "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
+    "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "
+    "errors.",
+    flag("files", "a dataset (HDF5) or a checkpoint (.pth)", nargs="*", type=Path, metavar="FILE"),
+    flag("--config", "config JSON that the datasets should fit"),
+    flag("--json", "print JSON", False))  # fmt: skip
+def _doctor(arguments: Namespace) -> int:
+    from robomimic_frozen.doctor.examine import examine_files
+    from robomimic_frozen.doctor.findings import Examination, as_json, as_text, exit_status
+    from robomimic_frozen.doctor.installation import examine_installation, versions
+
+    if arguments.config and not arguments.files:
+        raise ConfigError("--config is what a dataset should fit; give the dataset, too")
+    with contextlib.redirect_stdout(sys.stderr):  # robomimic and robosuite print when they are imported
+        if arguments.files:
+            examinations = [*examine_files(arguments.files, arguments.config), Examination("installation", versions(), [])]
+        else:
+            examinations = [examine_installation()]
+    print(as_json(examinations) if arguments.json else as_text(examinations))
+    return exit_status(examinations)
 
 
 if __name__ == "__main__":

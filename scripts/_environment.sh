@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh: changes to the project folder and makes sure that .venv holds what they need.
+# Sourced by quickstart.sh, test.sh and .ci/run: changes to the project folder, and installs into .venv what they need.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -48,12 +48,18 @@ install_system_packages() {
 }
 
 installation_sources() {
-    cat setup.py pyproject.toml constraints.txt robomimic_frozen.pth
+    cat setup.py pyproject.toml constraints.txt robomimic_frozen.pth robomimic_frozen/__init__.py
 }
 
+is_installed() {
+    installation_sources | cmp -s - ".venv/.installed-$1"
+}
+
+# Makes sure that .venv holds this package with one of its extras: "offline" for the quickstart, "dev", which has all of that, for
+# tests. A stamp for each says what it was installed from.
 install_environment() {
-    local python stamp=.venv/.installed-from
-    if installation_sources | cmp -s - "$stamp"; then
+    local extra="$1" python
+    if is_installed "$extra" || is_installed dev; then
         return
     fi
     python="$(find_python)"
@@ -65,8 +71,6 @@ install_environment() {
     # robomimic's egl_probe is compiled with a cmake older than 4, which pip's build isolation would hide.
     .venv/bin/python -m pip install -q "cmake<4" setuptools wheel
     PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation egl_probe
-    .venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
-    installation_sources > "$stamp"
+    .venv/bin/python -m pip install -q -c constraints.txt -e ".[$extra]"
+    installation_sources > ".venv/.installed-$extra"
 }
-
-install_environment

@@ -251,9 +251,9 @@ def _frames_the_policy_reads() -> Iterator[None]:
 
 def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
     import torch
+    from robomimic_frozen.features.spec import Extractor
 
     from robomimic_frozen.features.extraction import FeatureExtraction
-    from robomimic_frozen.features.spec import Extractor
 
     shape = (3, job.image_size, job.image_size)
     extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, config.algo.feature_cache, shape)

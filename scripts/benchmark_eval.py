@@ -34,9 +34,9 @@ def main() -> None:
     if arguments.stock_outcomes:
         print_stock_outcomes(arguments.checkpoint, arguments.horizon, arguments.compare)
         return
-    from robomimic_frozen import compat
+    from robomimic_frozen.simulation.gl import select_gl_backend
 
-    compat.select_gl_backend()  # for robomimic's script, too
+    select_gl_backend()  # for robomimic's script, too
     length = ["--horizon", str(arguments.horizon)]
     ours, episodes = time_ours(arguments, length)
     stock = min(time_stock(arguments, length, os.environ), time_stock(arguments, length, ONE_THREAD))

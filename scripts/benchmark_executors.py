@@ -28,7 +28,7 @@ import torch
 import torchvision
 
 from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.files import sha256_of
+from robomimic_frozen.utils.files import sha256_of
 
 FRAMES_OF_A_DEMO = 100
 KEY = "agentview_image"

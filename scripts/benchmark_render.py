@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=84)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    from robomimic_frozen import compat
+    from robomimic_frozen.simulation.gl import select_gl_backend
 
-    compat.select_gl_backend()  # for robomimic's script, too
+    select_gl_backend()  # for robomimic's script, too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = (arguments.raw or make_raw_file(folder, arguments.demos)).absolute()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def make_raw_file(folder: Path, demos: int) -> Path:
-    """Scripted demonstrations without their observations."""
+    """Make scripted demonstrations, and a copy without their observations."""
     made, raw = folder / "made.hdf5", folder / "raw.hdf5"
     timed(*COMMAND, "demos", "--out", made, "--num", demos, "--image-size", "8")
     with h5py.File(made) as source, h5py.File(raw, "w") as file:
@@ -68,14 +68,14 @@ def make_raw_file(folder: Path, demos: int) -> Path:
 
 
 def timed(*command: object) -> float:
-    """Seconds that a command takes."""
+    """Return the seconds that a command takes."""
     start = time.perf_counter()
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     return time.perf_counter() - start
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Every array and attribute of an HDF5 file, by its path, but for the device that rendered, which `data` does not write."""
+    """Return every array and attribute of an HDF5 file, by its path, but for the device that rendered, which `data` does not write."""
     found: dict[str, Any] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robomimic_frozen.study.provenance import processor
+from robomimic_frozen.utils.machine import processor
 
 VARIANTS = {
     "unfrozen": "(a) unfrozen, float32, as stock robomimic runs it",

@@ -13,7 +13,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 
 import torch
 
-from robomimic_frozen.executors.processes import usable_cores
+from robomimic_frozen.utils.machine import usable_cores
 
 
 def pytest_configure() -> None:
@@ -68,10 +68,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
-    from robomimic_frozen import compat
     from robomimic_frozen.data import generate_demos
+    from robomimic_frozen.simulation.gl import select_gl_backend
 
-    compat.select_gl_backend()
+    select_gl_backend()
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

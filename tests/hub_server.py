@@ -43,7 +43,7 @@ class Hub:
 
 @contextlib.contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """Within it the hub answers at `hub.url`."""
+    """Let the hub answer at `hub.url` while the block runs."""
 
     class Handler(_Handler):
         served = hub

@@ -15,7 +15,7 @@ IMAGE, POSITION = "agentview_image", "robot0_eef_pos"
 
 
 def write_dataset(path: Path, demos: int = 3) -> Path:
-    """Demos of four steps with one 8x8 camera, the last of them in `valid`, the others in `train`."""
+    """Write demos of four steps with one 8x8 camera, the last of them in `valid`, the others in `train`."""
     rng = np.random.default_rng(0)
     env_args = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": {}}
     with h5py.File(path, "w") as file:
@@ -37,7 +37,7 @@ def write_dataset(path: Path, demos: int = 3) -> Path:
 
 
 def write_raw_file(dataset: Path, path: Path, demos: Sequence[str], steps: int) -> None:
-    """What robomimic calls a raw file: the last steps of demos of a dataset, without their observations."""
+    """Write what robomimic calls a raw file: the last steps of demos of a dataset, without their observations."""
     with h5py.File(dataset) as source, h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs.update(source["data"].attrs)

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 import robomimic_frozen
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
-from robomimic_frozen.features.factory import precompute
 from robomimic_frozen.features.store import FeatureStore
+from robomimic_frozen.integration.cached_training import precompute
 
 pytestmark = pytest.mark.sim
 
@@ -202,7 +202,7 @@ def test_every_sequence_is_the_stock_one_with_features_for_images(setting, filte
 
 def test_features_belong_to_the_frames_of_their_sequence(make_config):
     dataset = make_dataset(make_config(train__seq_length=16))
-    features = dataset.caches["obs", IMAGE]
+    features = dataset.features[f"obs/{IMAGE}"]
     lengths = [dataset._demo_id_to_demo_length[demo] for demo in dataset.demos]
     index = lengths[0] + 3  # the fourth frame of the second demo
     served = dataset[index]["obs"][IMAGE]
@@ -219,13 +219,13 @@ def test_training_draws_random_crops_and_validation_the_central_one(make_config)
     )
     train, valid = make_dataset(config, "train"), make_dataset(config, "valid")
     assert set(train.demos).isdisjoint(valid.demos)
-    features = train.caches["obs", IMAGE]
+    features = train.features[f"obs/{IMAGE}"]
     assert features.shape[1] == 3
     served = train.__getitems__([0] * 50)[0].tensors["obs"][IMAGE][:, 0, :, 0, 0].numpy()
     drawn = {variant for row in served for variant in range(3) if np.array_equal(row, features[0, variant])}
     assert drawn == {1, 2}
     central = valid.__getitems__([0] * 5)[0].tensors["obs"][IMAGE][:, 0, :, 0, 0].numpy()
-    assert all(np.array_equal(row, valid.caches["obs", IMAGE][0, 0]) for row in central)
+    assert all(np.array_equal(row, valid.features[f"obs/{IMAGE}"][0, 0]) for row in central)
 
 
 def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_path):
@@ -241,7 +241,7 @@ def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_pat
     batch = ours.__getitems__([0, 5])[0].tensors
     np.testing.assert_array_equal(batch["goal_obs"]["robot0_eef_pos"][1], stock[5]["goal_obs"]["robot0_eef_pos"])
     last = ours._demo_id_to_demo_length[ours.demos[0]] - 1
-    np.testing.assert_array_equal(batch["goal_obs"][IMAGE][1, :, 0, 0], ours.caches["next_obs", IMAGE][last, 0])
+    np.testing.assert_array_equal(batch["goal_obs"][IMAGE][1, :, 0, 0], ours.features[f"next_obs/{IMAGE}"][last, 0])
 
 
 @pytest.mark.parametrize(

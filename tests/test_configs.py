@@ -13,12 +13,21 @@ FILES = sorted((ROOT / "configs").glob("*.json"))
 
 
 @pytest.fixture
-def generated():
-    return runpy.run_path(str(ROOT / "scripts" / "write_configs.py"))["lift_configs"]()
+def script():
+    return runpy.run_path(str(ROOT / "scripts" / "write_configs.py"))
+
+
+@pytest.fixture
+def generated(script):
+    return script["lift_configs"]()
 
 
 def test_the_files_are_the_generated_ones(generated):
     assert {file.stem for file in FILES} == generated.keys()
+
+
+def test_their_readme_shows_what_sets_them_apart(script):
+    assert (ROOT / "configs" / "README.md").read_text() == script["readme"](), "run: python scripts/write_configs.py"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -8,8 +8,8 @@ import torch
 from policies import OBS_SHAPES, make_config, make_policy
 from robomimic.utils.train_utils import save_model
 
-from robomimic_frozen.checkpoints import read_checkpoint
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies.checkpoints import read_checkpoint
 
 DAMAGES = 40
 

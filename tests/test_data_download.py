@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, serving
 
-from robomimic_frozen.data.download import find_source
-from robomimic_frozen.data.released import RELEASED, default_view
+from robomimic_frozen.data.sources import RELEASED, DatasetSource, default_view, find_source
 from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.plugins import hookimpl, plugin_manager
 
-FETCH = "import sys; from robomimic_frozen.data.download import fetch_released; print(fetch_released(sys.argv[1]))"
+FETCH = "import sys; from robomimic_frozen.data.sources import fetch_released; print(fetch_released(sys.argv[1]))"
 CONTENT = bytes(range(256)) * 4096
 NOWHERE = "http://127.0.0.1:9"
 
@@ -152,3 +152,28 @@ def test_sources_that_are_none(source, words):
 def test_a_file_of_your_own_is_taken_as_it_is(tmp_path):
     (tmp_path / "demo.hdf5").touch()
     assert find_source(str(tmp_path / "demo.hdf5")) == tmp_path / "demo.hdf5"
+
+
+class LabSets:
+    """A plugin; a package would name a module of such functions in the entry-point group `robomimic_frozen`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @hookimpl
+    def dataset_sources(self):
+        return [DatasetSource("lab-lift", "what our lab recorded of Lift", fetch=self.copy)]
+
+    def copy(self):
+        path = self.folder / "lab.hdf5"
+        path.write_bytes(b"demonstrations")  # from wherever the lab keeps them
+        return path
+
+
+def test_a_set_of_a_plugin_is_found_by_name(tmp_path, request):
+    plugin = LabSets(tmp_path)
+    plugin_manager().register(plugin)
+    request.addfinalizer(lambda: plugin_manager().unregister(plugin))
+    assert find_source("lab-lift").read_bytes() == b"demonstrations"
+    with pytest.raises(DatasetError, match="did you mean 'lab-lift'"):
+        find_source("lab_lift")

@@ -27,16 +27,15 @@ from hub_server import Hub, serving
 from small_datasets import write_raw_file
 
 import robomimic_frozen
-from robomimic_frozen import cli, compat
-from robomimic_frozen.data.checking import check_images
+from robomimic_frozen import cli, cli_flags
 from robomimic_frozen.data.old_robosuite import for_robosuite_1_5
 from robomimic_frozen.data.raw_file import RawFile, read_raw_file
-from robomimic_frozen.data.released import RELEASED
-from robomimic_frozen.data.rendering import View, _fingerprint, render_dataset
+from robomimic_frozen.data.rendering import View, _fingerprint, check_images, render_dataset
+from robomimic_frozen.data.sources import RELEASED
 from robomimic_frozen.errors import ConfigError, DatasetError
-from robomimic_frozen.executors import processes
-from robomimic_frozen.executors.processes import ThisProcess
-from robomimic_frozen.files import sole_writer
+from robomimic_frozen.simulation import gl
+from robomimic_frozen.utils.files import exclusive_lock
+from robomimic_frozen.utils.parallel import ThisProcess
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 SIZE = 32
@@ -63,7 +62,7 @@ def raw(raw_path: Path) -> RawFile:
 @pytest.fixture(scope="module")
 def stock(raw_path: Path) -> Path:
     """What robomimic's dataset_states_to_obs.py makes of it."""
-    compat.select_gl_backend()
+    gl.select_gl_backend()
     robomimic_frozen.register()
     from robomimic.scripts.dataset_states_to_obs import dataset_states_to_obs
 
@@ -142,7 +141,7 @@ def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(ra
     with h5py.File(first, "r+") as file:
         file["data/demo_0"].attrs["rendered_by"] = "the first process"
 
-    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
+    monkeypatch.setattr(cli_flags, "Processes", lambda workers: ThisProcess())
     assert cli.main(["data", str(raw_path), *map(str, arguments[1:]), "--check"]) == 0
     printed = capsys.readouterr().out
     assert f"2 demonstrations, {2 * STEPS} frames of agentview, robot0_eye_in_hand" in printed
@@ -156,7 +155,7 @@ def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(ra
 @pytest.mark.sim
 def test_from_url_to_url_it_writes_the_same(raw_path, stock, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
-    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
+    monkeypatch.setattr(cli_flags, "Processes", lambda workers: ThisProcess())
     fsspec.filesystem("memory").put_file(str(raw_path), "/raw/demo.hdf5")
     arguments = ["data", "memory://raw/demo.hdf5", "--out", "memory://rendered/lift.hdf5", "--image-size", str(SIZE), "--check"]
     assert cli.main(arguments) == 0
@@ -192,7 +191,7 @@ def test_a_file_of_other_demos_is_not_compared(raw, stock, tmp_path):
 
 @pytest.mark.fault("two processes that render one file", "one renders, the other says so in one line")
 def test_of_two_processes_one_renders(raw, tmp_path):
-    with sole_writer(tmp_path / ".image.hdf5.partial", "rendering"), pytest.raises(ConfigError, match="another rendering is writing"):
+    with exclusive_lock(tmp_path / ".image.hdf5.partial", "rendering"), pytest.raises(ConfigError, match="another rendering is writing"):
         render_dataset(raw, tmp_path / "image.hdf5", FULL, ThisProcess(), progress=False)
     assert not (tmp_path / "image.hdf5").exists()
 
@@ -200,7 +199,7 @@ def test_of_two_processes_one_renders(raw, tmp_path):
 @pytest.mark.sim
 def test_what_another_process_finished_in_the_meantime_is_kept(raw, tmp_path, monkeypatch):
     out = tmp_path / "image.hdf5"
-    monkeypatch.setattr(compat, "select_gl_backend", lambda: out.write_bytes(b"theirs") and "egl")
+    monkeypatch.setattr(gl, "select_gl_backend", lambda: out.write_bytes(b"theirs") and "egl")
     with pytest.raises(DatasetError, match="exists already"):
         render_dataset(raw, out, FULL, ThisProcess(), progress=False)
     assert out.read_bytes() == b"theirs"
@@ -214,7 +213,7 @@ def test_a_disk_that_will_be_full_is_seen_beforehand(raw, tmp_path, monkeypatch)
 
 @contextlib.contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """Within it, to write more to a file fails as on a full disk."""
+    """Make it fail to write more to a file, as on a full disk, while the block runs."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -19,11 +19,12 @@ import pytest
 
 import robomimic_frozen
 from robomimic_frozen.data import DemoSummary, generate_demos
+from robomimic_frozen.data.demos import DemoFile
 from robomimic_frozen.data.episodes import Episode, attempt_episode, episode_seeds
-from robomimic_frozen.data.lift_env import make_camera_env, make_physics_env
-from robomimic_frozen.data.operators import CLOSE, GROUPS, OPEN, OPERATORS, OperatorPolicy
-from robomimic_frozen.data.robomimic_hdf5 import DemoFile
+from robomimic_frozen.data.operators import CLOSE, GROUPS, LIFT, OPEN, OPERATORS, LiftOperator, OperatorPolicy
 from robomimic_frozen.errors import ConfigError, DatasetError, RenderingError
+from robomimic_frozen.plugins import hookimpl, plugin_manager
+from robomimic_frozen.simulation.tasks import Task, make_camera_env, make_physics_env
 
 SMALL = {"seed": 3, "camera_names": ("agentview",), "image_size": 32, "progress": False}
 NUM_DEMOS = 2
@@ -52,7 +53,7 @@ def fake_episode(index: int, steps: int = 4) -> Episode:
 
 
 def write_fake_file(path: Path, num_demos: int, seed: int = 0, next_obs: bool = False) -> Path:
-    with DemoFile(path, seed, next_obs) as file:
+    with DemoFile(path, seed, next_obs, GROUPS) as file:
         for index in range(num_demos):
             file.append(fake_episode(index))
     return path
@@ -86,7 +87,7 @@ def test_importing_the_interface_loads_nothing_heavy():
 @pytest.mark.parametrize("who", OPERATORS, ids=lambda who: who.name)
 def test_operator_lifts_with_valid_actions(who):
     use_obs_keys()
-    outcome = attempt_episode(make_physics_env(seed=1), OperatorPolicy(who, np.random.default_rng(1)))
+    outcome = attempt_episode(make_physics_env("Lift", seed=1), OperatorPolicy(who, np.random.default_rng(1)), LIFT.horizon)
     assert outcome is not None
     start, states, actions = outcome
     assert 30 <= len(actions) <= 200
@@ -163,13 +164,39 @@ def test_no_working_opengl(tmp_path, monkeypatch):
 
 def test_unknown_camera():
     with pytest.raises(ConfigError, match="no camera 'no_such'.*agentview"):
-        make_camera_env(["no_such"], 32)
+        make_camera_env("Lift", ["no_such"], 32)
+
+
+def test_unknown_task(tmp_path):
+    with pytest.raises(ConfigError, match="no task 'lfit'; did you mean 'lift'"):
+        generate_demos(tmp_path / "lift.hdf5", 1, task="lfit", progress=False)
+
+
+class OneHand:
+    """A plugin; a package would name a module of such functions in the entry-point group `robomimic_frozen`."""
+
+    @hookimpl
+    def tasks(self):
+        steady = LiftOperator("steady", "calm", 0.9, 0.75, 0.0, 0.2, 0.06, 0.012, 0.5)
+        return [Task("lift_calmly", "Lift", ("frontview",), image_size=16, horizon=150, operators=(steady,), make_policy=OperatorPolicy)]
+
+
+@pytest.mark.sim
+def test_a_task_of_a_plugin_is_shown_by_its_operators(tmp_path, request):
+    plugin = OneHand()
+    plugin_manager().register(plugin)
+    request.addfinalizer(lambda: plugin_manager().unregister(plugin))
+    summary = generate_demos(tmp_path / "calm.hdf5", 1, workers=1, progress=False, task="lift_calmly")
+    assert summary.frames_per_group == {"calm": summary.num_frames}
+    assert mask(summary.path, "calm") == ["demo_0"]
+    with h5py.File(summary.path) as file:
+        assert file["data/demo_0/obs/frontview_image"].shape == (summary.num_frames, 16, 16, 3)
 
 
 def test_every_attempt_starts_elsewhere_and_repeats():
     use_obs_keys()
     seeds = [episode_seeds(*numbers)[0] for numbers in [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
-    same, again, *others = [make_physics_env(seed).reset()["object"].tolist() for seed in seeds]
+    same, again, *others = [make_physics_env("Lift", seed).reset()["object"].tolist() for seed in seeds]
     assert same == again
     assert len({tuple(start) for start in [same, *others]}) == 4
 

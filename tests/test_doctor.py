@@ -18,12 +18,12 @@ from small_datasets import IMAGE, POSITION, STEPS, write_dataset
 from test_two_stages import save
 
 from robomimic_frozen import cli
-from robomimic_frozen.checkpoints import with_networks
-from robomimic_frozen.doctor import installation, versions
+from robomimic_frozen.doctor import installation
 from robomimic_frozen.doctor.examine import examine_file, examine_files
-from robomimic_frozen.doctor.findings import Examination, Finding, Severity
-from robomimic_frozen.doctor.report import as_text, exit_status
-from robomimic_frozen.files import sha256_of
+from robomimic_frozen.doctor.findings import Examination, Finding, Severity, as_text, exit_status
+from robomimic_frozen.policies.checkpoints import with_networks
+from robomimic_frozen.utils.files import sha256_of
+from robomimic_frozen.utils.machine import PACKAGES
 
 OFFLINE = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
 NOTE, WARNING, ERROR = Severity
@@ -368,7 +368,7 @@ BAD_PAIRS = {
 
 
 def test_the_versions_of_this_installation_go_together():
-    assert list(versions.bad_pairs()) == []
+    assert list(installation.bad_pairs()) == []
 
 
 @pytest.mark.parametrize("package", BAD_PAIRS)
@@ -382,12 +382,12 @@ def test_a_bad_pair_of_versions_is_found(package, monkeypatch):
         return version if name == package else installed(name)
 
     monkeypatch.setattr(importlib.metadata, "version", patched)
-    assert any(re.search(words, line) for line in lines(Examination("", {}, list(versions.bad_pairs()))))
+    assert any(re.search(words, line) for line in lines(Examination("", {}, list(installation.bad_pairs()))))
 
 
 def test_a_python_that_is_too_new_is_found(monkeypatch):
     monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
-    assert [finding.where for finding in versions.bad_pairs()] == ["python"]
+    assert [finding.where for finding in installation.bad_pairs()] == ["python"]
 
 
 @pytest.mark.sim
@@ -398,7 +398,7 @@ def test_this_installation_is_looked_at_and_told_in_json(monkeypatch, tmp_path, 
     report = json.loads(capfd.readouterr().out)
     (examination,) = report["examinations"]
     facts = examination["facts"]
-    for package in versions.PACKAGES:
+    for package in PACKAGES:
         assert facts[package] == importlib.metadata.version(package)
     assert facts["autoload"] == "active"
     assert facts["MUJOCO_GL=broken"].startswith("does not render")

@@ -4,9 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from robomimic_frozen.encoders import FrozenResNetCore, available_backbones, get_backbone
+from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore, available_backbones
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
-from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
 
 IMAGES = (3, 84, 84)
@@ -40,7 +39,7 @@ def assert_same(before, after):
     ("name", "feature_dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("efficientnet_lite0", 1008)]
 )
 def test_every_backbone_gives_features_of_its_stated_size(name, feature_dim):
-    backbone = VisionBackbone(get_backbone(name), pretrained=False)
+    backbone = EncoderSpec(name, pretrained_encoder=False).build()
     assert backbone(torch.rand(2, *IMAGES)).shape == (2, feature_dim) == (2, backbone.feature_dim)
 
 
@@ -71,7 +70,7 @@ def test_the_features_are_torchvisions_own(resnet18_file):
     reference = torchvision.models.resnet18()
     reference.load_state_dict(torch.load(resnet18_file))
     reference.fc = torch.nn.Identity()
-    backbone = VisionBackbone(get_backbone("resnet18"), weights=resnet18_file)
+    backbone = EncoderSpec("resnet18", weights=resnet18_file).build()
     images = torch.rand(2, *IMAGES)
     normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     torch.testing.assert_close(backbone(images), reference.eval()(normalize(images)))

@@ -16,9 +16,8 @@ from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.evaluate import evaluate
 from robomimic_frozen.evaluation.statistics import as_table, summarize, wilson_interval
-from robomimic_frozen.executors import processes
-from robomimic_frozen.executors.executor import surviving_map
-from robomimic_frozen.executors.processes import Processes, ThisProcess
+from robomimic_frozen.utils import parallel
+from robomimic_frozen.utils.parallel import Processes, ThisProcess, retrying_map
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_nothing_is_rendered_that_the_policy_does_not_look_at(checkpoint, monkey
 
 def test_outcomes_do_not_depend_on_how_many_cores_a_worker_has(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert dict(surviving_map(threads_of_a_rollout_worker, 1, Processes(1))) == {0: 1}
+    assert dict(retrying_map(threads_of_a_rollout_worker, [0], Processes(1))) == {0: 1}
 
 
 SCENE = """<mujoco><asset><texture name="t" type="2d" builtin="checker" rgb1="{red} 0 0" rgb2="0 0 0" width="8" height="8"/>
@@ -111,7 +110,7 @@ SCENE = """<mujoco><asset><texture name="t" type="2d" builtin="checker" rgb1="{r
 
 @pytest.mark.parametrize(("changes", "same"), [({"box": 2}, True), ({"plane": 2}, False), ({"red": 0.5}, False)])
 def test_a_renderer_is_kept_where_it_draws_the_next_scene_as_a_new_one_would(changes, same):
-    from robomimic_frozen.renderer import have_the_same_assets
+    from robomimic_frozen.simulation.cameras import have_the_same_assets
 
     default = {"red": 1, "plane": 1, "box": 1}
     one, other = (mujoco.MjModel.from_xml_string(SCENE.format(**values)) for values in (default, {**default, **changes}))
@@ -149,7 +148,7 @@ def test_an_evaluation_whose_four_workers_are_killed_ends_in_the_same_table_when
 @pytest.mark.sim
 def test_a_checkpoint_at_a_url_is_rolled_out_from_a_copy(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
-    monkeypatch.setattr(processes, "Processes", lambda workers: ThisProcess())
+    monkeypatch.setattr(parallel, "Processes", lambda workers: ThisProcess())
     flags = ["--episodes", "1", "--horizon", "2", "--workers", "1", "--out", str(tmp_path / "out")]
     assert cli.main(["eval", f"file://{checkpoint}", *flags]) == 0
     assert (tmp_path / ".cache/robomimic_frozen/fetched").is_dir() and "model_epoch_1" in capsys.readouterr().out

@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from robomimic_frozen.encoders import get_backbone
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders import EncoderSpec, get_backbone
+from robomimic_frozen.encoders.preprocessing import crop_at
 from robomimic_frozen.errors import CacheUnavailableError, DatasetError, WeightsError
-from robomimic_frozen.features.crops import crop_positions
 from robomimic_frozen.features.extraction import FeatureExtraction
-from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.features.source import ImageSource, crop_positions
 from robomimic_frozen.features.store import FeatureStore, open_cache
 
 KEY = "obs/agentview_image"
@@ -34,12 +31,6 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["robomimic_frozen.features.store", "robomimic_frozen.encoders", "pytest"])
     return context
-
-
-@pytest.fixture(scope="module")
-def vision():
-    torch.manual_seed(0)
-    return VisionBackbone(get_backbone("resnet18"), pretrained=False)
 
 
 @pytest.fixture
@@ -58,17 +49,29 @@ def source(path, demos=("demo_0", "demo_1", "demo_2")):
     return ImageSource(Path(path), tuple(demos), KEY)
 
 
-def extractor(vision, crops=2, dtype="float32", crop_shape=(12, 12)):
-    return Extractor(vision, ResizeAndCrop((3, 16, 16), crop_shape=crop_shape).eval(), crops, crop_seed=0, dtype=dtype)
+def spec(crops=2, dtype="float32", crop_shape=(12, 12), weights=None):
+    """Of a resnet18, always the same random one where there is no weights file."""
+    own = {"pretrained_encoder": weights is not None, "weights": weights}
+    return EncoderSpec(**own, image_shape=(3, 16, 16), crop_shape=crop_shape, cached_crops=crops, dtype=dtype)
+
+
+def changed_weights(path, change):
+    """The file of that random resnet18, with a change to its first layer."""
+    torch.manual_seed(0)
+    state = get_backbone("resnet18").build().state_dict()
+    change(state["conv1.weight"])
+    torch.save(state, path)
+    return path
 
 
 @pytest.fixture
 def float32(monkeypatch):
-    monkeypatch.setattr("robomimic_frozen.compat.has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr("robomimic_frozen.utils.machine.has_fast_bfloat16", lambda device: False)
 
 
-def test_features_are_those_of_the_central_and_the_stated_random_crops(vision, dataset, tmp_path, float32):
-    features = FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU).features
+def test_features_are_those_of_the_central_and_the_stated_random_crops(dataset, tmp_path, float32):
+    features = FeatureStore(tmp_path / "cache").get(source(dataset), spec(), CPU).features
+    vision = spec().build()
     assert features.shape == (12, 3, 512)
     with h5py.File(dataset) as file:
         images = torch.from_numpy(file[f"data/demo_1/{KEY}"][:]).permute(0, 3, 1, 2) / 255
@@ -91,31 +94,36 @@ def test_crop_positions_depend_on_seed_and_demo_alone():
 def count_builds(monkeypatch):
     built = []
     build = FeatureStore._build
-    monkeypatch.setattr(FeatureStore, "_build", lambda *args: built.append(args[1]) or build(*args))
+
+    def recording(*args):
+        cache = build(*args)
+        built.append(cache.folder.name)
+        return cache
+
+    monkeypatch.setattr(FeatureStore, "_build", recording)
     return built
 
 
-def test_a_second_use_and_a_moved_dataset_extract_nothing(vision, dataset, tmp_path, count_builds):
+def test_a_second_use_and_a_moved_dataset_extract_nothing(dataset, tmp_path, count_builds):
     store = FeatureStore(tmp_path / "cache")
-    first = store.get(source(dataset), extractor(vision), CPU)
+    first = store.get(source(dataset), spec(), CPU)
     moved = shutil.move(dataset, tmp_path / "renamed.hdf5")
-    second = store.get(source(moved), extractor(vision), CPU)
+    second = store.get(source(moved), spec(), CPU)
     assert np.array_equal(first.features, second.features)
     assert len(count_builds) == 1
 
 
-def change_pixel(dataset, vision):
+def change_pixel(dataset):
     with h5py.File(dataset, "a") as file:
         file[f"data/demo_2/{KEY}"][3, 15, 15, 2] ^= 1
-    return source(dataset), extractor(vision)
+    return source(dataset), spec()
 
 
-def change_weight(dataset, vision):
-    state = {name: value.clone() for name, value in vision.state_dict().items()}
-    state["stages.layer1.0.0.weight"][0, 0, 0, 0] += 1
-    other = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    other.load_state_dict(state)
-    return source(dataset), extractor(other)
+def change_weight(dataset):
+    def add_one(weight):
+        weight[0, 0, 0, 0] += 1
+
+    return source(dataset), spec(weights=changed_weights(dataset.with_name("weights.pth"), add_one))
 
 
 @pytest.mark.parametrize(
@@ -123,27 +131,27 @@ def change_weight(dataset, vision):
     [
         change_pixel,
         change_weight,
-        lambda dataset, vision: (source(dataset), extractor(vision, crops=3)),
-        lambda dataset, vision: (source(dataset), extractor(vision, dtype="float16")),
-        lambda dataset, vision: (source(dataset), extractor(vision, crop_shape=(11, 12))),
-        lambda dataset, vision: (source(dataset, ["demo_0", "demo_2"]), extractor(vision)),
+        lambda dataset: (source(dataset), spec(crops=3)),
+        lambda dataset: (source(dataset), spec(dtype="float16")),
+        lambda dataset: (source(dataset), spec(crop_shape=(11, 12))),
+        lambda dataset: (source(dataset, ["demo_0", "demo_2"]), spec()),
     ],
     ids=["pixel", "weight", "number of crops", "dtype", "crop shape", "demos"],
 )
-def test_a_change_makes_another_cache(change, vision, dataset, tmp_path, count_builds):
+def test_a_change_makes_another_cache(change, dataset, tmp_path, count_builds):
     store = FeatureStore(tmp_path / "cache")
-    store.get(source(dataset), extractor(vision), CPU)
-    store.get(*change(dataset, vision), CPU)
+    store.get(source(dataset), spec(), CPU)
+    store.get(*change(dataset), CPU)
     assert len(set(count_builds)) == 2
 
 
 def test_a_frozen_random_network_is_the_same_in_policy_and_cache():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = VisionBackbone(get_backbone("resnet18"), pretrained=False)
+    first = spec().build()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert VisionBackbone(get_backbone("resnet18"), pretrained=False).stages["layer4"] is first.stages["layer4"]
+    assert spec().build().stages["layer4"] is first.stages["layer4"]
 
 
 class Interrupted(Exception):
@@ -151,9 +159,9 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the_same_bytes(
-    vision, dataset, tmp_path, monkeypatch
+    dataset, tmp_path, monkeypatch
 ):
-    whole = FeatureStore(tmp_path / "whole").get(source(dataset), extractor(vision), CPU)
+    whole = FeatureStore(tmp_path / "whole").get(source(dataset), spec(), CPU)
     extracted = []
     original = FeatureExtraction.__call__
 
@@ -168,21 +176,21 @@ def test_an_interrupted_extraction_resumes_after_the_last_finished_demo_with_the
     monkeypatch.setattr(FeatureExtraction, "__call__", interrupt)
     store = FeatureStore(tmp_path / "interrupted")
     with pytest.raises(Interrupted):
-        store.get(source(dataset), extractor(vision), CPU)
+        store.get(source(dataset), spec(), CPU)
     assert not [path for path in store.root.iterdir() if (path / "metadata.json").exists()]
     partial, = store.root.glob("*.partial")
     with (partial / "features.bin").open("ab") as file:
         file.write(b"half of a demo")
-    resumed = store.get(source(dataset), extractor(vision), CPU)
+    resumed = store.get(source(dataset), spec(), CPU)
     assert extracted == ["demo_0", "demo_1", "demo_1", "demo_2"]
     assert (resumed.folder / "features.bin").read_bytes() == (whole.folder / "features.bin").read_bytes()
 
 
 @pytest.mark.fault("a feature cache cut off, a bit of it flipped, its description lost or another's", "extracted again, with a warning")
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "foreign", "no metadata", "another cache's"])
-def test_a_damaged_cache_is_never_served(damage, vision, dataset, tmp_path, caplog):
+def test_a_damaged_cache_is_never_served(damage, dataset, tmp_path, caplog):
     store = FeatureStore(tmp_path / "cache")
-    cache = store.get(source(dataset), extractor(vision), CPU)
+    cache = store.get(source(dataset), spec(), CPU)
     features, metadata = cache.folder / "features.bin", cache.folder / "metadata.json"
     good = features.read_bytes()
     if damage == "truncated":
@@ -190,33 +198,44 @@ def test_a_damaged_cache_is_never_served(damage, vision, dataset, tmp_path, capl
     elif damage == "bit flipped":
         features.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     elif damage == "another cache's":
-        other = store.get(source(dataset, ["demo_0"]), extractor(vision), CPU)
+        other = store.get(source(dataset, ["demo_0"]), spec(), CPU)
         shutil.rmtree(cache.folder)
         shutil.copytree(other.folder, cache.folder)
     elif damage == "foreign":
         metadata.write_text("not json")
     else:
         metadata.unlink()
-    again = store.get(source(dataset), extractor(vision), CPU)
+    again = store.get(source(dataset), spec(), CPU)
     assert (again.folder / "features.bin").read_bytes() == good
     assert "will be extracted again" in caplog.text
 
 
 @pytest.mark.fault("a dataset that changes while its features are extracted", "refused in one line")
-def test_a_dataset_that_changes_during_extraction_is_refused(vision, dataset, tmp_path, monkeypatch):
-    true_digests = source(dataset).digests()
-    monkeypatch.setattr(ImageSource, "digests", lambda self: [*true_digests[:2], "that of another image"])
+def test_a_dataset_that_changes_during_extraction_is_refused(dataset, tmp_path, monkeypatch):
+    # A store at a URL is asked for the features by the digests of the images, before anything is extracted.
+    digests = iter(["first", "read", "before"])
+    monkeypatch.setattr("robomimic_frozen.features.store.image_digest", lambda images: next(digests))
     with pytest.raises(DatasetError, match="changed while its features were extracted"):
-        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU)
+        FeatureStore("memory://changed", local=tmp_path / "cache").get(source(dataset), spec(), CPU)
 
 
-def test_features_that_are_not_numbers_are_refused(vision, dataset, tmp_path):
-    broken = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    state = {name: value.clone() for name, value in broken.state_dict().items()}
-    state["stages.layer1.0.0.weight"].fill_(float("nan"))
-    broken.load_state_dict(state)
+def test_images_are_read_and_hashed_once_when_their_features_are_extracted(dataset, tmp_path, monkeypatch, float32):
+    read, whole = [], ImageSource.read
+
+    def recording(self, demo, most=None):
+        if most is None:
+            read.append(demo)
+        return whole(self, demo, most)
+
+    monkeypatch.setattr(ImageSource, "read", recording)
+    FeatureStore(tmp_path / "cache").get(source(dataset), spec(), CPU)
+    assert read == ["demo_0", "demo_1", "demo_2"]
+
+
+def test_features_that_are_not_numbers_are_refused(dataset, tmp_path):
+    broken = changed_weights(tmp_path / "weights.pth", lambda weight: weight.fill_(float("nan")))
     with pytest.raises(WeightsError, match="NaN"):
-        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(broken), CPU)
+        FeatureStore(tmp_path / "cache").get(source(dataset), spec(weights=broken), CPU)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +246,13 @@ def test_features_that_are_not_numbers_are_refused(vision, dataset, tmp_path):
         (None, "has no 'obs/agentview_image' in demo_0"),
     ],
 )
-def test_what_is_no_image_is_refused(content, words, vision, dataset, tmp_path):
+def test_what_is_no_image_is_refused(content, words, dataset, tmp_path):
     with h5py.File(dataset, "a") as file:
         del file[f"data/demo_0/{KEY}"]
         if content is not None:
             file[f"data/demo_0/{KEY}"] = content
     with pytest.raises(DatasetError, match=words):
-        FeatureStore(tmp_path / "cache").get(source(dataset), extractor(vision), CPU)
+        FeatureStore(tmp_path / "cache").get(source(dataset), spec(), CPU)
 
 
 def fill_disk(dataset, root):
@@ -266,8 +285,7 @@ def build_in_process(dataset, root, seconds_for_a_demo):
         return original(self, frames, images)
 
     FeatureExtraction.__call__ = slow
-    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    FeatureStore(root).get(source(dataset), extractor(vision), CPU)
+    FeatureStore(root).get(source(dataset), spec(), CPU)
 
 
 @pytest.mark.fault("three processes that need the same features", "one extracts them, all use them", times=3)

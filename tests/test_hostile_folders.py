@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robomimic_frozen.files import sha256_of
+from robomimic_frozen.utils.files import sha256_of
 
 pytestmark = pytest.mark.sim
 

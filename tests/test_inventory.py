@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from robomimic_frozen import cli
-from robomimic_frozen.encoders import get_backbone
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders import EncoderSpec
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.features.spec import Extractor
-from robomimic_frozen.features.store import FeatureStore
+from robomimic_frozen.features.store import ensure_features
 
 KEY = "obs/agentview_image"
 
@@ -31,9 +29,8 @@ def dataset(tmp_path):
 @pytest.fixture
 def cache(dataset, tmp_path):
     """The folder of a whole cache."""
-    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    extractor = Extractor(vision, ResizeAndCrop((3, 40, 40), crop_shape=(32, 32)).eval(), 1, crop_seed=0, dtype="float16")
-    return FeatureStore(tmp_path / "cache").get(ImageSource(dataset, ("demo_0",), KEY), extractor, torch.device("cpu")).folder
+    spec = EncoderSpec(pretrained_encoder=False, image_shape=(3, 40, 40), crop_shape=(32, 32), cached_crops=1)
+    return ensure_features(spec, ImageSource(dataset, ("demo_0",), KEY), root=tmp_path / "cache", device=torch.device("cpu")).folder
 
 
 @pytest.fixture

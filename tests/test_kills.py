@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_datasets import write_raw_file
 
-from robomimic_frozen.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.features.store import open_cache
-from robomimic_frozen.files import sha256_of
+from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
+from robomimic_frozen.utils.files import sha256_of
 
 pytestmark = pytest.mark.sim
 

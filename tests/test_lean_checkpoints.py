@@ -9,6 +9,7 @@ from policies import SmallBackbone, make_config, make_obs, make_policy
 from test_two_stages import act, save, train
 
 from robomimic_frozen.encoders import get_backbone
+from robomimic_frozen.encoders.frozen_weights import _as_bytes, read_record
 from robomimic_frozen.encoders.weights import restoring_checkpoint
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
 
@@ -106,14 +107,16 @@ def test_another_setting_is_refused():
 def test_damaged_packed_weights_are_refused():
     policy = make_policy()
     state = policy.serialize()
-    (record,) = state["frozen"]["records"].values()
+    (name,) = [name for name, value in state.items() if name.endswith("_extra_state") and value.dtype == torch.uint8]
+    record = read_record(state[name])
     record["weights"] = {**record["weights"], "layer1.1.weight": record["weights"]["layer1.1.bias"]}
+    state[name] = _as_bytes(record)
     with pytest.raises(WeightsError, match="are damaged"):
         policy.deserialize(state)
 
 
 def test_a_checkpoint_is_read_without_executing_anything_in_it(tmp_path):
-    from robomimic_frozen.info import describe_checkpoint
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint
 
     class Malicious:
         def __reduce__(self):

@@ -16,13 +16,11 @@ from hypothesis import strategies as st
 from policies import make_config
 from small_datasets import IMAGE, POSITION, write_dataset
 
-from robomimic_frozen import compat
 from robomimic_frozen.doctor.examine import examine_file
-from robomimic_frozen.doctor.findings import Severity
-from robomimic_frozen.doctor.report import as_json, as_text, exit_status
+from robomimic_frozen.doctor.findings import Severity, as_json, as_text, exit_status
 from robomimic_frozen.errors import DatasetError
-from robomimic_frozen.files import sha256_of
-from robomimic_frozen.preflight import check_dataset
+from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.utils.files import sha256_of
 
 OBS = f"obs/{IMAGE}"
 DEMO = ("", "/actions", "/states", "/rewards", "/dones", "/obs", f"/{OBS}", f"/obs/{POSITION}")
@@ -130,8 +128,8 @@ def read_with_robomimic(path):
     """All sequences that robomimic itself makes of the demos in `train`."""
     config = make_config()
     config.algo.feature_cache.enabled = False
-    config.train.data = str(path)
-    compat.list_the_dataset(config)
+    # robomimic 0.5 takes a list.
+    config.train.data = [{"path": str(path)}] if hasattr(TrainUtils, "MetaDataset") else str(path)
     with contextlib.redirect_stdout(io.StringIO()):
         ObsUtils.initialize_obs_utils_with_config(config)
         dataset = TrainUtils.dataset_factory(config, obs_keys=[IMAGE, POSITION], filter_by_attribute="train")

@@ -10,11 +10,13 @@ import pytest
 import torch
 from policies import make_config, make_policy
 
-from robomimic_frozen import cli, resume, training_script
-from robomimic_frozen.checkpoints import read_checkpoint
+from robomimic_frozen import cli
 from robomimic_frozen.encoders.weights import read_weights
 from robomimic_frozen.errors import ConfigError, WeightsError
-from robomimic_frozen.policies.warm_start import start_from_checkpoint
+from robomimic_frozen.integration import resume
+from robomimic_frozen.integration.training import resumable_training
+from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.fbc import start_from_checkpoint
 
 OFFLINE = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
 
@@ -95,7 +97,7 @@ def test_newer_robomimics_own_resuming_does_not_read_it(malicious, marker, tmp_p
 
     shutil.copy(malicious, tmp_path / "last.pth")
     monkeypatch.setattr(script, "train", lambda config, device, resume=False: None)  # as 0.5 has it
-    with pytest.raises(ConfigError, match="is not a robomimic checkpoint"), training_script.resumable_training(1, tmp_path):
+    with pytest.raises(ConfigError, match="is not a robomimic checkpoint"), resumable_training(1, tmp_path):
         pass
     assert not marker.exists()
 

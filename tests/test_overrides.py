@@ -3,7 +3,7 @@ from robomimic.config import config_factory
 
 import robomimic_frozen
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.overrides import apply_overrides
+from robomimic_frozen.integration.settings import apply_overrides
 
 
 @pytest.fixture

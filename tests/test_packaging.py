@@ -1,5 +1,7 @@
-"""The .pth: where it is, what it does, what it costs, and that it goes."""
+"""What is declared; the .pth: where it is, what it does, what it costs, and that it goes."""
 
+import ast
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,6 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import robomimic_frozen
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "robomimic_frozen.pth", "robomimic_frozen")
@@ -70,6 +76,26 @@ def environment(request, source, wheel, tmp_path_factory):
     arguments = [wheel] if request.param == "wheel" else ["--no-build-isolation", "-e", source]
     pip(environment.python, "install", "--no-deps", *arguments)
     return environment
+
+
+def imported_packages(folder):
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                yield node.module.partition(".")[0]
+
+
+def test_the_wheel_has_the_version_of_the_package_and_declares_what_is_imported(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))).decode()
+    assert f"\nVersion: {robomimic_frozen.__version__}\n" in metadata
+    needed = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
+    declared = {canonicalize_name(Requirement(line).name) for line in needed}
+    packages = importlib.metadata.packages_distributions()
+    for name in set(imported_packages(ROOT / "robomimic_frozen")) - sys.stdlib_module_names - {"robomimic_frozen"}:
+        assert declared & set(map(canonicalize_name, packages[name])), f"{name} is imported and not declared in setup.py"
 
 
 def test_the_wheel_carries_the_pth_at_its_root_and_records_it(wheel):

@@ -3,18 +3,15 @@
 import pytest
 import torch
 
-from robomimic_frozen.encoders import FrozenResNetCore, get_backbone
-from robomimic_frozen.encoders.pooling import spatial_softmax
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore
+from robomimic_frozen.encoders.readouts import spatial_softmax
 
 IMAGES = torch.rand(2, 3, 76, 76)
 
 
 def backbone(frozen, **kwargs):
     torch.manual_seed(0)
-    return VisionBackbone(
-        get_backbone("resnet18"), pretrained=False, frozen=frozen, **{"image_size": (76, 76), **kwargs}
-    )
+    return EncoderSpec(pretrained_encoder=False, freeze_encoder=frozen, **{"image_shape": (3, 76, 76), **kwargs}).build()
 
 
 def test_the_frozen_stages_stand_still_and_the_others_learn():

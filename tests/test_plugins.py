@@ -7,6 +7,7 @@ from torch import nn
 
 from robomimic_frozen import plugins
 from robomimic_frozen.encoders import Backbone, FrozenResNetCore, available_backbones
+from robomimic_frozen.integration.registration import register
 
 
 class EntryPoint:
@@ -70,9 +71,9 @@ def test_a_broken_component_does_not_stop_robomimic(install):
         raise RuntimeError("out of order")
 
     install(broken=plugin(robomimic_components=robomimic_components))
-    plugins.register.cache_clear()
+    register.cache_clear()
     with pytest.warns(UserWarning, match="'broken'"):
-        plugins.register()
+        register()
     from robomimic.config import config_factory
 
     assert config_factory("fbc_frozen").algo_name == "fbc_frozen"
@@ -82,9 +83,9 @@ def test_registering_twice_changes_nothing():
     from robomimic.algo.algo import REGISTERED_ALGO_FACTORY_FUNCS
     from robomimic.utils.obs_utils import OBS_ENCODER_CORES
 
-    plugins.register()
+    register()
     algos, cores = dict(REGISTERED_ALGO_FACTORY_FUNCS), dict(OBS_ENCODER_CORES)
-    plugins.register()
+    register()
     assert dict(REGISTERED_ALGO_FACTORY_FUNCS) == algos
     assert dict(OBS_ENCODER_CORES) == cores
     assert "fbc_frozen" in algos

@@ -7,8 +7,8 @@ import robomimic.scripts.train as script
 import torch
 from robomimic.utils import train_utils
 
-from robomimic_frozen import training_script
-from robomimic_frozen.launch import load_config
+from robomimic_frozen.integration.settings import load_config
+from robomimic_frozen.integration.training import resumable_training
 
 OFFLINE = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
 
@@ -26,6 +26,6 @@ def test_it_resumes_the_run_that_was_named_also_beside_a_newer_one(tmp_path, mon
         folder.mkdir()
     torch.save({"algo_name": "bc", "config": "{}", "env_metadata": {}, "model": {}}, run / "last.pth")
     monkeypatch.setattr(script, "train", lambda config, device, resume=False: None)
-    with training_script.resumable_training(1, run):
+    with resumable_training(1, run):
         folders = train_utils.get_exp_dir(None, resume=True)
     assert folders == tuple(map(str, (run / "logs", run / "models", run / "videos", run)))

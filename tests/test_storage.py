@@ -13,17 +13,12 @@ from random_images import KEY, write_random_images
 from worker_functions import lengths_of
 
 from robomimic_frozen import cli
-from robomimic_frozen.encoders import get_backbone
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders import EncoderSpec
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError, RemoteFileError
-from robomimic_frozen.executors.executor import ordered_map
-from robomimic_frozen.executors.processes import Processes
-from robomimic_frozen.executors.staging import StagingFirst
 from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import FeatureStore
-from robomimic_frozen.storage import exists, made_for, staged
+from robomimic_frozen.utils.parallel import Processes, ordered_map
+from robomimic_frozen.utils.urls import exists, local_path, upload_to
 
 CPU = torch.device("cpu")
 BUCKET = "robots"
@@ -71,9 +66,7 @@ def dataset(source):
 
 @pytest.fixture(scope="module")
 def extractor():
-    torch.manual_seed(0)
-    vision = VisionBackbone(get_backbone("resnet18"), pretrained=False)
-    return Extractor(vision, ResizeAndCrop((3, 32, 32)).eval(), cached_crops=0, crop_seed=0, dtype="float16")
+    return EncoderSpec(pretrained_encoder=False, image_shape=(3, 32, 32))
 
 
 @pytest.fixture
@@ -121,9 +114,9 @@ def test_a_cache_whose_writer_died_is_not_seen_and_is_written_again(s3, source, 
     store = FeatureStore("s3://robots/caches", local=tmp_path / "one")
     (features,) = keys(s3)
     key = features.split("/")[1]
-    assert features.endswith(".bin") and not store.shared.has(key)
+    assert features.endswith(".bin") and not store.remote.has(key)
     store.get(source, extractor, CPU)
-    assert store.shared.has(key)
+    assert store.remote.has(key)
 
 
 def test_a_store_that_may_not_be_written_to_is_named_before_anything_is_extracted(
@@ -169,23 +162,20 @@ def test_a_store_that_cannot_be_used_is_named_before_anything_is_extracted(
 
 def test_a_dataset_at_a_url_is_copied_once_and_again_when_it_changes(s3, dataset, tmp_path):
     s3.upload_file(str(dataset), BUCKET, "lift.hdf5")
-    copy = staged("s3://robots/lift.hdf5", tmp_path / "here")
+    copy = local_path("s3://robots/lift.hdf5", tmp_path / "here")
     assert copy.read_bytes() == dataset.read_bytes()
     assert copy.name.endswith("-lift.hdf5")
     before = copy.stat()
-    assert staged("s3://robots/lift.hdf5", tmp_path / "here") == copy and copy.stat() == before
+    assert local_path("s3://robots/lift.hdf5", tmp_path / "here") == copy and copy.stat() == before
     s3.put_object(Bucket=BUCKET, Key="lift.hdf5", Body=b"something else")
-    assert staged("s3://robots/lift.hdf5", tmp_path / "here").read_bytes() == b"something else"
+    assert local_path("s3://robots/lift.hdf5", tmp_path / "here").read_bytes() == b"something else"
 
 
-def test_workers_have_the_dataset_where_this_process_has_it(s3, dataset, tmp_path):
+def test_workers_fetch_the_dataset_that_they_open(s3, dataset, tmp_path, monkeypatch):
     s3.upload_file(str(dataset), BUCKET, "lift.hdf5")
-    copy = staged("s3://robots/lift.hdf5", tmp_path / "here")
-    copy.unlink()  # a worker is elsewhere
-    executor = StagingFirst(Processes(1), ["s3://robots/lift.hdf5"], tmp_path / "here")
-    source = ImageSource(copy, ("demo_0",), KEY)
-    build = functools.partial(functools.partial, lengths_of, source)
-    assert list(ordered_map(build, 1, executor)) == [[4]]
+    monkeypatch.setenv("HOME", str(tmp_path))  # where copies lie
+    source = ImageSource("s3://robots/lift.hdf5", ("demo_0",), KEY)
+    assert list(ordered_map(functools.partial(lengths_of, source), [None], Processes(1))) == [[4]]
 
 
 @pytest.mark.parametrize(
@@ -197,23 +187,23 @@ def test_workers_have_the_dataset_where_this_process_has_it(s3, dataset, tmp_pat
 )
 def test_a_dataset_that_cannot_be_had_is_named(url, error, words, s3, tmp_path):
     with pytest.raises(error, match=words):
-        staged(url, tmp_path)
+        local_path(url, tmp_path)
 
 
 @pytest.mark.parametrize("url", ["s3://robots/new/lift.hdf5", "memory://new/lift.hdf5", "file://{tmp}/new/lift.hdf5"])
 def test_a_file_made_for_a_url_is_there_when_it_is_complete(url, s3, tmp_path):
     url = url.format(tmp=tmp_path)
-    with made_for(url, tmp_path / "here") as path:
+    with upload_to(url, tmp_path / "here") as path:
         assert path.name == "lift.hdf5" and not exists(url)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"features" * 1000)
         assert not exists(url)
-    assert staged(url, tmp_path / "there").read_bytes() == b"features" * 1000
+    assert local_path(url, tmp_path / "there").read_bytes() == b"features" * 1000
     assert not path.exists()
 
 
 def test_a_url_that_cannot_be_written_to_is_named_before_anything_is_made(s3, tmp_path):
-    making = made_for("s3://absent/lift.hdf5", tmp_path)
+    making = upload_to("s3://absent/lift.hdf5", tmp_path)
     with pytest.raises(RemoteFileError, match="s3://absent/lift.hdf5 cannot be written .*; check the URL"):
         making.__enter__()
 
@@ -224,7 +214,7 @@ def test_what_does_not_get_through_stays_on_this_machine(s3, tmp_path, monkeypat
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(s3fs.S3FileSystem, "put_file", refuse)
-    making = made_for("s3://robots/lift.hdf5", tmp_path)
+    making = upload_to("s3://robots/lift.hdf5", tmp_path)
     path = making.__enter__()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"features")

@@ -1,7 +1,6 @@
 """A study: what is compared is planned in a file, run once, and told in a report."""
 
 import contextlib
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,14 +14,13 @@ import yaml
 import robomimic_frozen
 from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError, DatasetError
-from robomimic_frozen.executors.processes import ThisProcess
-from robomimic_frozen.executors.ray_cluster import RayCluster
-from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
 from robomimic_frozen.study.plan import Budget, read_plan
 from robomimic_frozen.study.report import write_report
 from robomimic_frozen.study.results import read_results
-from robomimic_frozen.study.study import run_study
+from robomimic_frozen.study.study import filter_key, link_demonstrations, run_study
 from robomimic_frozen.study.training import StudyError
+from robomimic_frozen.utils.parallel import ThisProcess
+from robomimic_frozen.utils.ray_cluster import RayCluster
 
 CONFIG = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
 
@@ -87,7 +85,7 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
     # Another budget: what was found with the first one counts no more, and stays.
     monkeypatch.setattr("robomimic_frozen.study.study.train", fail)
     with pytest.raises(StudyError, match="2 of 2 runs failed, first frozen, 2 demonstrations, seed 1: it broke"):
-        run_study(dataclasses.replace(plan, budget=Budget(steps=3)), out, ThisProcess(), 1)
+        run_study(plan.model_copy(update={"budget": Budget(steps=3)}), out, ThisProcess(), 1)
     with pytest.raises(ConfigError, match="no run of the study .* is finished yet"):
         read_results(out)
     run_study(plan, out, ThisProcess(), 1)
@@ -97,7 +95,7 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
 @pytest.mark.sim
 def test_runs_of_a_study_go_side_by_side_on_ray(lift_dataset, write_plan, tmp_path, capfd):
     plan = read_plan(write_plan(**content(lift_dataset, seeds=[1, 2], checkpoints=1)))
-    frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
+    frozen_only = plan.model_copy(update={"configurations": {"frozen": plan.configurations["frozen"]}})
     with contextlib.closing(RayCluster(2)) as cluster:
         run_study(frozen_only, tmp_path / "out", cluster, rollout_workers=1)
     results = read_results(tmp_path / "out")
@@ -109,7 +107,7 @@ def test_runs_of_a_study_go_side_by_side_on_ray(lift_dataset, write_plan, tmp_pa
 @pytest.mark.sim
 def test_a_budget_in_seconds_becomes_steps_after_the_features_have_been_extracted(lift_dataset, write_plan, tmp_path):
     plan = read_plan(write_plan(**content(lift_dataset, budget={"seconds": 0.001})))
-    frozen_only = dataclasses.replace(plan, configurations=plan.configurations[:1])
+    frozen_only = plan.model_copy(update={"configurations": {"frozen": plan.configurations["frozen"]}})
     with pytest.raises(StudyError, match=r"0 gradient steps fit into the budget, .* .extracting the features took \d+ s.; raise"):
         run_study(frozen_only, tmp_path, ThisProcess(), 1)
     (calibration,) = tmp_path.glob("shared/frozen-2_demos-*/calibration.json")

@@ -4,8 +4,7 @@ import pytest
 import timm
 import torch
 
-from robomimic_frozen.encoders import FrozenResNetCore, get_backbone
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore, get_backbone
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
 
 IMAGES = torch.rand(2, 3, 76, 76)
@@ -31,14 +30,17 @@ def weights_of(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "regnetx_002"])
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "regnetx_002", "resnetv2_18", "ghostnet_050"])
 def test_every_stage_gives_the_activation_timm_gives(name, suffix, weights_of):
     path = weights_of(name, suffix)
     torch.manual_seed(1)
     expected = timm.create_model(name, pretrained=False).eval().forward_intermediates(IMAGES, intermediates_only=True)
     backbone = get_backbone(f"timm:{name}")
     for stage, activation in zip(backbone.stages, expected, strict=True):
-        vision = VisionBackbone(backbone, path, feature_stage=stage, pool="avg", normalize=False, image_size=(76, 76))
+        spec = EncoderSpec(
+            backbone.name, weights=path, feature_stage=stage, pool="avg", imagenet_norm=False, image_shape=(3, 76, 76)
+        )
+        vision = spec.build()
         torch.testing.assert_close(vision(IMAGES), activation.mean((2, 3)), atol=1e-4, rtol=1e-4)
 
 
@@ -67,7 +69,7 @@ def test_an_unknown_name_is_answered_with_near_ones():
 
 def test_weights_of_another_network_are_refused(weights_of):
     with pytest.raises(WeightsError, match="is not of a timm:regnetx_002"):
-        VisionBackbone(get_backbone("timm:regnetx_002"), weights_of("mobilenetv3_small_100"))
+        EncoderSpec("timm:regnetx_002", weights=weights_of("mobilenetv3_small_100")).build()
 
 
 def test_weights_that_cannot_be_had_are_named_with_the_way_out(monkeypatch):
@@ -78,7 +80,7 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_out(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(WeightsUnavailableError, match=r"model.safetensors of huggingface.co/timm/regnetx_002\S* .*core_kwargs.weights"):
-        VisionBackbone(get_backbone("timm:regnetx_002"))
+        EncoderSpec("timm:regnetx_002").build()
 
 
 def test_looking_a_network_up_for_the_first_time_draws_no_random_number():

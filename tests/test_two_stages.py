@@ -9,7 +9,7 @@ import torch
 from policies import SmallBackbone, make_batch, make_config, make_obs, make_policy
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.info import describe_checkpoint
+from robomimic_frozen.policies.checkpoints import describe_checkpoint
 
 
 def save(policy, path, **changes):
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(damage, words, stage1):
 
 
 def test_a_frozen_encoder_that_was_trained_before_is_not_served_from_features_of_the_original_one(stage1, tmp_path):
-    from robomimic_frozen.features.factory import why_uncached
+    from robomimic_frozen.integration.cached_training import why_uncached
 
     _, checkpoint = stage1
     assert why_uncached(stage2_config(checkpoint, True)) is None

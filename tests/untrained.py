@@ -14,7 +14,7 @@ from robomimic.algo import algo_factory
 from robomimic.config import config_factory
 
 import robomimic_frozen
-from robomimic_frozen import compat
+from robomimic_frozen.simulation.gl import select_gl_backend
 
 HORIZON = 10  # more than the 8 steps of a chunk
 
@@ -22,7 +22,7 @@ HORIZON = 10  # more than the 8 steps of a chunk
 def write_untrained_checkpoint(dataset: Path, path: Path, obs_steps: int = 1, **env_kwargs: Any) -> Path:
     """In robomimic's format, for the environment of a dataset but for these `env_kwargs`."""
     robomimic_frozen.register()
-    compat.select_gl_backend()
+    select_gl_backend()
     config = config_factory("fbc_frozen")
     config.train.cuda = False
     config.observation.encoder.rgb.core_kwargs.rgb_model_name = "efficientnet_lite0"

@@ -1,57 +1,47 @@
 """What workers do in the tests; a module of its own, because each worker imports it."""
 
-import operator
 import os
+import uuid
 
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.utils.files import fingerprint
 
 
-def die_or_raise():
-    def run(index):
-        if index == 1:
-            os._exit(7)
-        if index == 2:
-            raise ValueError("physics is unstable")
-        return index * 10
-
-    return run
+def die_or_raise(index):
+    if index == 1:
+        os._exit(7)
+    if index == 2:
+        raise ValueError("physics is unstable")
+    return index * 10
 
 
-def raise_config_error():
+def raise_config_error(_):
     raise ConfigError("no such thing")
 
 
-def threads_of_a_rollout_worker():
+def die_at_first(folder, count, index):
+    """Die, as long as fewer than `count` workers have."""
+    if len(list(folder.iterdir())) < count:
+        (folder / uuid.uuid4().hex).touch()
+        os._exit(9)
+    return -index
+
+
+def logged(folder, function, item):
+    """What `function` gives, and a file that tells that this item was begun."""
+    with (folder / f"begun_{fingerprint(item)[:16]}").open("a") as file:
+        file.write("once ")
+    return function(item)
+
+
+def threads_of_a_rollout_worker(_):
     import torch
 
-    from robomimic_frozen.evaluation.evaluate import _make_runner
+    from robomimic_frozen.evaluation.evaluate import _set_up_worker
 
-    _make_runner([], rendering_threads=2)
-    return lambda index: torch.get_num_threads()
-
-
-def logged(folder, build):
-    """What `build` gives, and files that tell which tasks were begun and done."""
-    compute = build()
-
-    def run(index):
-        with (folder / f"begun_{index}").open("a") as file:
-            file.write("once ")
-        result = compute(index)
-        (folder / f"done_{index}").touch()
-        return result
-
-    return run
+    _set_up_worker(rendering_threads=2)
+    return torch.get_num_threads()
 
 
 def lengths_of(source, _):
     return source.lengths()
-
-
-def dying_builds(folder, count):
-    """The first builds die: the very first at its first task, `count` - 1 others at once."""
-    number = len(list(folder.iterdir()))
-    (folder / f"build_{number}").touch()
-    if 0 < number < count:
-        os._exit(9)
-    return operator.neg if number else os._exit

@@ -1,4 +1,4 @@
-"""Demonstrations: scripted ones of Lift, and images of recorded ones. Importing this loads no numpy, robosuite or torch."""
+"""Demonstrations: scripted ones, and images of recorded ones. Importing this loads no numpy, robosuite or torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of scripted Lift demonstrations as robomimic HDF5 files: the command `robomimic-frozen demos`."""
+"""Sets of scripted demonstrations, written as robomimic's HDF5 files (https://robomimic.github.io/docs/datasets/overview.html)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-import tqdm
+import h5py
+import numpy as np
+from tqdm import tqdm
 
-from robomimic_frozen.data.episodes import EpisodeMaker
-from robomimic_frozen.data.robomimic_hdf5 import DemoFile
+from robomimic_frozen.data.episodes import Episode, make_episode
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.executors.executor import ordered_map
-from robomimic_frozen.executors.processes import Processes, usable_cores
-from robomimic_frozen.files import new_file
+from robomimic_frozen.simulation.gl import select_gl_backend
+from robomimic_frozen.simulation.tasks import get_task
+from robomimic_frozen.utils.files import new_file, require_space
+from robomimic_frozen.utils.machine import usable_cores
+from robomimic_frozen.utils.parallel import Processes, ordered_map
 
 logger = logging.getLogger(__name__)
+
+VALID_SHARE: Final = 0.1
+# Keeps the split's random numbers apart from those of the episodes, whose keys have two numbers.
+_SPLIT_KEY: Final = (0,)
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,8 @@ class DemoSummary:
         num_demos: number of demonstrations, all successful.
         num_frames: environment steps of all of them.
         attempts: episodes simulated for them, failed ones included.
-        frames_per_group: steps of the operators of each proficiency: better, okay, worse.
+        frames_per_group: steps of the operators of each group, `better` for example.
         attempts_per_operator: episodes simulated for each operator.
-        demos_per_operator: demonstrations of each operator.
     """
 
     path: Path
@@ -42,7 +49,6 @@ class DemoSummary:
     attempts: int
     frames_per_group: Mapping[str, int]
     attempts_per_operator: Mapping[str, int]
-    demos_per_operator: Mapping[str, int]
 
 
 def generate_demos(
@@ -50,45 +56,48 @@ def generate_demos(
     num_demos: int = 60,
     seed: int = 0,
     workers: int | None = None,
-    camera_names: Sequence[str] = ("agentview", "robot0_eye_in_hand"),
-    image_size: int = 84,
+    camera_names: Sequence[str] | None = None,
+    image_size: int | None = None,
     next_obs: bool = False,
     progress: bool = True,
+    task: str = "lift",
 ) -> DemoSummary:
-    """Write a set of successful Lift demonstrations by operators of different proficiency.
+    """Write a set of successful demonstrations by operators of different proficiency.
 
     The file depends on all arguments but `path`, `workers` and `progress`, bit for bit (on one machine: OpenGL drivers
     differ in the last bits of an image). It appears under its name only when it is complete.
 
     Args:
         path: HDF5 file to write; its folder is made if need be.
-        num_demos: number of demonstrations, at least 1, shared evenly by the groups better, okay and worse.
+        num_demos: number of demonstrations, at least 1, shared evenly by the task's operators.
         seed: non-negative; demonstration i of a seed is the same in a larger set.
         workers: number of processes, of 2 GB each; one per core that this process may use when None.
-        camera_names: cameras of the scene whose images are recorded as `<camera>_image`.
-        image_size: height and width of the images in pixels.
+        camera_names: cameras of the scene whose images are recorded as `<camera>_image`; those of the task when None.
+        image_size: height and width of the images in pixels; that of the task when None.
         next_obs: whether to write `next_obs` as well, which doubles the file.
         progress: whether to show a progress bar on stderr.
+        task: name of a task that a plugin provides.
 
     Raises:
-        ConfigError: a number is out of range, or the scene has no such camera.
+        ConfigError: a number is out of range, there is no such task, or its scene has no such camera.
         DatasetError: the file exists already or cannot be written, the disk is full, or an operator fails too often.
         RenderingError: no OpenGL backend works on this machine.
         RobomimicFrozenError: a worker process died.
     """
-    path = Path(path)
+    path, shown = Path(path), get_task(task)
     workers = usable_cores() if workers is None else workers
+    image_size = shown.image_size if image_size is None else image_size
+    cameras = shown.cameras if camera_names is None else tuple(camera_names)
     _check_numbers(num_demos=(num_demos, 1), workers=(workers, 1), image_size=(image_size, 1), seed=(seed, 0))
-    build = functools.partial(EpisodeMaker, tuple(camera_names), image_size, seed)
-    demos_of: Counter[str] = Counter()
+    make = functools.partial(make_episode, shown, cameras, image_size, seed)
     attempts_of: Counter[str] = Counter()
     frames_in: Counter[str] = Counter()
-    with new_file(path) as partial, DemoFile(partial, seed, next_obs) as file:
-        episodes = ordered_map(build, num_demos, Processes(workers))
-        with contextlib.closing(episodes):
-            for episode in tqdm.tqdm(episodes, "demonstrations", num_demos, unit="demo", disable=not progress):
+    groups = dict.fromkeys(operator.group for operator in shown.operators)
+    with new_file(path) as partial, DemoFile(partial, seed, next_obs, tuple(groups)) as file:
+        select_gl_backend()  # for the workers, which inherit its choice
+        with contextlib.closing(ordered_map(make, range(num_demos), Processes(workers))) as episodes:
+            for episode in tqdm(episodes, "demonstrations", num_demos, unit="demo", disable=not progress):
                 file.append(episode)
-                demos_of[episode.operator.name] += 1
                 attempts_of[episode.operator.name] += episode.attempts
                 frames_in[episode.operator.group] += len(episode.actions)
     logger.info("wrote %d demonstrations to %s", num_demos, path)
@@ -99,7 +108,6 @@ def generate_demos(
         attempts=sum(attempts_of.values()),
         frames_per_group=dict(frames_in),
         attempts_per_operator=dict(attempts_of),
-        demos_per_operator=dict(demos_of),
     )
 
 
@@ -107,3 +115,78 @@ def _check_numbers(**values_and_minima: tuple[int, int]) -> None:
     for name, (value, minimum) in values_and_minima.items():
         if value < minimum:
             raise ConfigError(f"{name} must be at least {minimum}, not {value}")
+
+
+class DemoFile:
+    """A demonstration file being written; the filter keys follow when it is closed without an error.
+
+    Nothing in it depends on the time or the machine, so that the same episodes give the same bytes.
+
+    Args:
+        path: file to write; overwritten.
+        seed: decides which demonstrations are in `valid`.
+        next_obs: whether to write `next_obs` beside `obs`.
+        groups: of operators, each of which gets a filter key.
+    """
+
+    def __init__(self, path: Path, seed: int, next_obs: bool, groups: Sequence[str]) -> None:
+        # A fixed range of format versions: "latest" would change with the HDF5 library.
+        self._file = h5py.File(path, "w", libver=("earliest", "v110"))
+        self._data = self._file.create_group("data")
+        self._data.attrs["total"] = 0
+        self._folder, self._seed, self._next_obs = path.parent, seed, next_obs
+        self._groups, self._shown_by = groups, list[str]()
+
+    def __enter__(self) -> DemoFile:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error_type is None:
+                self._write_filter_keys()
+        finally:
+            self._file.close()
+
+    def append(self, episode: Episode) -> None:
+        """Write one episode as the next `demo_<n>`. Raises DatasetError if the disk is full."""
+        require_space(self._folder, 2 * sum(values.nbytes for values in episode.obs.values()))
+        demo = self._data.create_group(f"demo_{len(self._shown_by)}")
+        demo.attrs["num_samples"] = len(episode.actions)
+        demo.attrs["model_file"] = episode.model
+        demo.attrs["operator"] = episode.operator.name
+        demo["actions"] = episode.actions
+        demo["states"] = episode.states
+        demo["rewards"] = episode.rewards
+        demo["dones"] = _dones(episode.rewards)
+        for parent, steps in {"obs": slice(None, -1), "next_obs": slice(1, None)}.items():
+            if parent == "obs" or self._next_obs:
+                group = demo.create_group(parent)
+                for key, values in episode.obs.items():
+                    group[key] = values[steps]
+        self._data.attrs["env_args"] = episode.env_args
+        self._data.attrs["total"] += len(episode.actions)
+        self._shown_by.append(episode.operator.group)
+
+    def _write_filter_keys(self) -> None:
+        valid = _valid_demos(len(self._shown_by), self._seed)
+        in_valid = [index in valid for index in range(len(self._shown_by))]
+        keys = {"train": [not chosen for chosen in in_valid], "valid": in_valid}
+        keys |= {group: [shown_by == group for shown_by in self._shown_by] for group in self._groups}
+        for key, chosen in keys.items():
+            names = [f"demo_{index}" for index in np.flatnonzero(chosen)]
+            self._file[f"mask/{key}"] = np.array(names, dtype="S")
+
+
+def _dones(rewards: np.ndarray) -> np.ndarray:
+    """Return 1 where the task is solved and at the end, as in robomimic's released sets (`done_mode` 2): [T] int64."""
+    dones = (rewards > 0).astype(np.int64)
+    dones[-1] = 1
+    return dones
+
+
+def _valid_demos(num_demos: int, seed: int) -> set[int]:
+    """Draw a tenth of the demonstrations, at least one of two or more."""
+    if num_demos < 2:
+        return set()
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_SPLIT_KEY))
+    return set(rng.permutation(num_demos)[: max(1, round(VALID_SHARE * num_demos))].tolist())

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from robomimic_frozen import compat
-from robomimic_frozen.data import lift_env
-from robomimic_frozen.data.operators import OPERATORS, Operator, OperatorPolicy
 from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.simulation import tasks
+from robomimic_frozen.simulation.tasks import Operator, Task
+from robomimic_frozen.utils.parallel import worker_state
 
 if TYPE_CHECKING:
     from robomimic.envs.env_robosuite import EnvRobosuite
 
 MAX_ATTEMPTS: Final = 20
-MAX_STEPS: Final = 200
-# Steps that an episode goes on after the cube is first up, so that a policy also sees itself holding it.
+# Steps that an episode goes on after its first success, so that a policy also sees what holding it looks like.
 HOLD_STEPS: Final = 8
 
 
@@ -31,8 +30,8 @@ class Episode:
         attempts: episodes simulated for it, this one included.
         model: MJCF text of the scene.
         states: [T, S] float64, MuJoCo states before each action.
-        actions: [T, 7] float64 in [-1, 1].
-        rewards: [T] float64, 1 where the cube was up after the action.
+        actions: [T, A] float64 in [-1, 1].
+        rewards: [T] float64, 1 where the task was solved after the action.
         obs: observations before each action and after the last: [T + 1, ...] each, images as [H, W, 3] uint8.
         env_args: JSON description of the environment.
     """
@@ -47,45 +46,48 @@ class Episode:
     env_args: str
 
 
+def make_episode(task: Task, camera_names: tuple[str, ...], image_size: int, seed: int, index: int) -> Episode:
+    """Return demonstration `index` of a set; a worker keeps the environment for the next. Arguments and errors as of EpisodeMaker."""
+    return worker_state(EpisodeMaker, task, camera_names, image_size, seed)(index)
+
+
 class EpisodeMaker:
     """Makes the demonstrations of one set; the same number always gives the same episode.
 
     Args:
+        task: what they show.
         camera_names: cameras of the scene to render.
         image_size: height and width of their images in pixels.
         seed: seed of the whole set.
 
     Raises:
         ConfigError: a camera does not exist.
-        RenderingError: no OpenGL backend works.
     """
 
-    def __init__(self, camera_names: tuple[str, ...], image_size: int, seed: int) -> None:
-        compat.select_gl_backend()
-        self._seed = seed
-        self._env = lift_env.make_camera_env(camera_names, image_size)
+    def __init__(self, task: Task, camera_names: tuple[str, ...], image_size: int, seed: int) -> None:
+        self._task, self._seed = task, seed
+        self._env = tasks.make_camera_env(task.env_name, camera_names, image_size)
 
     def __call__(self, index: int) -> Episode:
-        """Demonstration `index` of the set, shown by operator `index % 6`.
+        """Return demonstration `index` of the set, shown by the operators in turn.
 
         Raises:
             DatasetError: the operator failed too often, or the simulation does not repeat itself.
         """
-        operator = OPERATORS[index % len(OPERATORS)]
+        task = self._task
+        operator = task.operators[index % len(task.operators)]
         for attempt in range(MAX_ATTEMPTS):
             env_seed, policy_seed = episode_seeds(self._seed, index, attempt)
-            policy = OperatorPolicy(operator, np.random.default_rng(policy_seed))
-            outcome = attempt_episode(lift_env.make_physics_env(env_seed), policy)
+            policy = task.make_policy(operator, np.random.default_rng(policy_seed))
+            outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task.horizon)
             if outcome is not None:
                 return self._record(operator, attempt + 1, *outcome)
         raise DatasetError(
-            f"operator {operator.name} did not lift the cube in {MAX_ATTEMPTS} attempts (demonstration {index}); "
+            f"operator {operator.name} did not solve {task.name} in {MAX_ATTEMPTS} attempts (demonstration {index}); "
             "its proficiency does not fit this version of robosuite"
         )
 
-    def _record(
-        self, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray
-    ) -> Episode:
+    def _record(self, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray) -> Episode:
         env = self._env
         observations = [env.reset_to(start)]
         rewards = []
@@ -98,36 +100,34 @@ class EpisodeMaker:
         return Episode(
             operator=operator,
             attempts=attempts,
-            model=lift_env.portable_model(start["model"]),
+            model=tasks.portable_model(start["model"]),
             states=states,
             actions=actions,
             rewards=np.array(rewards, dtype=np.float64),
             obs={key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
-            env_args=lift_env.env_args(env),
+            env_args=tasks.env_args(env),
         )
 
 
 def episode_seeds(seed: int, index: int, attempt: int) -> tuple[int, int]:
-    """Seeds of the environment and of the operator for one attempt at one demonstration of a set."""
+    """Return the seeds of the environment and of the operator for one attempt at one demonstration of a set."""
     env_seed, policy_seed = np.random.SeedSequence(seed, spawn_key=(index, attempt)).generate_state(2)
     return int(env_seed), int(policy_seed)
 
 
-def attempt_episode(
-    env: EnvRobosuite, policy: OperatorPolicy
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
-    """One try of a policy in an environment without cameras, from a new start.
+def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, horizon: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """Let a policy try once, in an environment without cameras, from a new start.
 
     Returns:
-        The start (`model`, `states`), the states before each action [T, S] and the actions [T, 7]; None when the cube
-        is not up at the end.
+        The start (`model`, `states`), the states before each action [T, S] and the actions [T, A]; None when the task
+        is not solved at the end.
     """
     env.reset()
     start = env.get_state()
     # Dataset playback begins like this; the controllers would otherwise remember the start as reset() left it.
     obs = env.reset_to(start)
     states, actions = [], []
-    steps_left = MAX_STEPS
+    steps_left = horizon
     while steps_left > 0:
         states.append(env.get_state()["states"])
         actions.append(policy(obs))

@@ -26,7 +26,7 @@ _IGNORED: Final = {"control_delta", "damping", "damping_limits"}
 
 
 def for_robosuite_1_5(env_meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of the same environment, its controllers included, for robosuite 1.5. That of robosuite 1.5 stays as it is.
+    """Return metadata of the same environment, its controllers included, for robosuite 1.5. That of robosuite 1.5 stays as it is.
 
     Args:
         env_meta: `env_args` of a robomimic dataset.
@@ -53,7 +53,7 @@ def for_robosuite_1_5(env_meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_older(version: Any) -> bool:
-    """Than 1.5. robomimic has not always written the version."""
+    """Return whether it is older than 1.5. robomimic has not always written the version."""
     numbers = re.match(r"(\d+)\.(\d+)", str(version))
     return numbers is None or tuple(map(int, numbers.groups())) < (1, 5)
 
@@ -64,7 +64,7 @@ def _is_composite(controllers: Any) -> bool:
 
 
 def _refuse_contradictions(controllers: Any) -> None:
-    """robosuite 1.5 ignores `control_delta`, so that whoever set it to false got what he did not want, or wants what he did not get."""
+    """Raise DatasetError where `control_delta` is false: robosuite 1.5 ignores it, so that it does not tell what the actions mean."""
     for controller in controllers if isinstance(controllers, list) else [controllers]:
         parts = controller.get("body_parts") if isinstance(controller, Mapping) else None
         for name, part in parts.items() if isinstance(parts, Mapping) else ():

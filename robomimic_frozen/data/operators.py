@@ -1,4 +1,4 @@
-"""Scripted operators that lift the cube, each with a proficiency of its own, as in robomimic's multi-human (MH) sets.
+"""The task Lift: scripted operators that lift a cube, each with a proficiency of its own, as in robomimic's multi-human (MH) sets.
 
 An operator steers in closed loop from the low-dim observations that a policy also gets. Apart from its noise, pauses
 and detours its action is a function of the current observation, so that behaviour cloning can imitate it.
@@ -12,6 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from robomimic_frozen.plugins import hookimpl
+from robomimic_frozen.simulation.tasks import Operator, Task
+
 # Metres per unit of position action and radians per unit of rotation action of the Panda's default OSC_POSE controller.
 POSITION_SCALE: Final = 0.05
 ROTATION_SCALE: Final = 0.5
@@ -23,12 +26,10 @@ GROUPS: Final = ("better", "okay", "worse")
 
 
 @dataclass(frozen=True)
-class Operator:
-    """How proficient one operator is.
+class LiftOperator(Operator):
+    """How proficient one operator of a group of GROUPS is.
 
     Attributes:
-        name: unique among the operators.
-        group: one of GROUPS; also the name of the filter key its demonstrations are listed under.
         gain: fraction of the position error commanded at each step.
         max_speed: upper bound on the norm of the position action, in (0, 1].
         noise: standard deviation of the noise added to the position action; a tenth of it goes to the rotation.
@@ -40,8 +41,6 @@ class Operator:
         pause_rate: probability per step of starting a pause of 2 to 5 steps.
     """
 
-    name: str
-    group: str
     gain: float
     max_speed: float
     noise: float
@@ -54,12 +53,12 @@ class Operator:
 
 
 OPERATORS: Final = (
-    Operator("better_0", "better", 0.9, 0.75, 0.03, 0.2, 0.06, 0.012, 0.5),
-    Operator("okay_0", "okay", 0.7, 0.55, 0.08, 0.3, 0.08, 0.010, 0.3),
-    Operator("worse_0", "worse", 0.6, 0.50, 0.15, 0.4, 0.10, 0.010, 0.0, detours=1, pause_rate=0.01),
-    Operator("better_1", "better", 0.8, 0.65, 0.05, 0.2, 0.07, 0.010, 0.4),
-    Operator("okay_1", "okay", 0.6, 0.50, 0.10, 0.4, 0.09, 0.012, 0.0, pause_rate=0.005),
-    Operator("worse_1", "worse", 0.5, 0.45, 0.20, 0.3, 0.12, 0.012, 0.0, detours=2, pause_rate=0.02),
+    LiftOperator("better_0", "better", 0.9, 0.75, 0.03, 0.2, 0.06, 0.012, 0.5),
+    LiftOperator("okay_0", "okay", 0.7, 0.55, 0.08, 0.3, 0.08, 0.010, 0.3),
+    LiftOperator("worse_0", "worse", 0.6, 0.50, 0.15, 0.4, 0.10, 0.010, 0.0, detours=1, pause_rate=0.01),
+    LiftOperator("better_1", "better", 0.8, 0.65, 0.05, 0.2, 0.07, 0.010, 0.4),
+    LiftOperator("okay_1", "okay", 0.6, 0.50, 0.10, 0.4, 0.09, 0.012, 0.0, pause_rate=0.005),
+    LiftOperator("worse_1", "worse", 0.5, 0.45, 0.20, 0.3, 0.12, 0.012, 0.0, detours=2, pause_rate=0.02),
 )
 
 
@@ -71,7 +70,7 @@ class OperatorPolicy:
         rng: source of its noise, pauses and detours.
     """
 
-    def __init__(self, operator: Operator, rng: np.random.Generator) -> None:
+    def __init__(self, operator: LiftOperator, rng: np.random.Generator) -> None:
         self._operator = operator
         self._rng = rng
         self._previous = np.zeros(6)
@@ -79,7 +78,7 @@ class OperatorPolicy:
         self._detours = [_sample_detour(rng) for _ in range(operator.detours)]
 
     def __call__(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The action for one observation.
+        """Return the action for one observation.
 
         Args:
             obs: `robot0_eef_pos` [3], `robot0_eef_quat` [4] (x, y, z, w), `robot0_gripper_qpos` [2],
@@ -109,7 +108,7 @@ class OperatorPolicy:
         return False
 
     def _position_error(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Where to go next, in metres from where the gripper is: [3]."""
+        """Return where to go next, in metres from where the gripper is: [3]."""
         to_cube = obs["object"][:3] - obs["robot0_eef_pos"]
         if self._detours:
             to_detour = to_cube + self._detours[0]
@@ -125,7 +124,7 @@ class OperatorPolicy:
 
 
 def _sample_detour(rng: np.random.Generator) -> np.ndarray:
-    """A point beside and above the cube, relative to it: [3] in metres."""
+    """Draw a point beside and above the cube, relative to it: [3] in metres."""
     angle = rng.uniform(-np.pi, np.pi)
     radius = rng.uniform(0.06, 0.12)
     return np.array([radius * np.cos(angle), radius * np.sin(angle), rng.uniform(0.08, 0.14)])
@@ -141,18 +140,29 @@ def _surrounds_cube(obs: Mapping[str, np.ndarray]) -> bool:
 
 
 def _holds_cube(obs: Mapping[str, np.ndarray]) -> bool:
-    """Whether the fingers have come to rest on something narrower than the open gripper (0.08 m)."""
+    """Return whether the fingers have come to rest on something narrower than the open gripper (0.08 m)."""
     width = obs["robot0_gripper_qpos"][0] - obs["robot0_gripper_qpos"][1]
     return bool(width < 0.068 and np.abs(obs["robot0_gripper_qvel"]).max() < 0.02)
 
 
 def _yaw_error(obs: Mapping[str, np.ndarray]) -> float:
-    """Rotation about the vertical that brings the fingers parallel to the cube's nearest sides, in [-pi/4, pi/4)."""
+    """Return the rotation about the vertical that brings the fingers parallel to the cube's nearest sides, in [-pi/4, pi/4)."""
     difference = _heading(obs["object"][3:7]) - _heading(obs["robot0_eef_quat"])
     return float((difference + np.pi / 4) % (np.pi / 2) - np.pi / 4)
 
 
 def _heading(quat: np.ndarray) -> float:
-    """Angle of the body's x axis in the horizontal plane, from a quaternion (x, y, z, w)."""
+    """Return the angle of the body's x axis in the horizontal plane, from a quaternion (x, y, z, w)."""
     x, y, z, w = quat
     return float(np.arctan2(2.0 * (x * y + z * w), 1.0 - 2.0 * (y * y + z * z)))
+
+
+LIFT: Final = Task(
+    "lift", "Lift", cameras=("agentview", "robot0_eye_in_hand"), image_size=84, horizon=200, operators=OPERATORS, make_policy=OperatorPolicy
+)
+
+
+@hookimpl
+def tasks() -> list[Task]:
+    """Return the built-in tasks."""
+    return [LIFT]

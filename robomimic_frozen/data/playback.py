@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import h5py
 import numpy as np
+import robomimic.scripts.dataset_states_to_obs as stock
+import robomimic.utils.env_utils as EnvUtils
 
-from robomimic_frozen import compat
-from robomimic_frozen.cameras import CameraGate
-from robomimic_frozen.data import lift_env
 from robomimic_frozen.data.raw_file import RawFile
 from robomimic_frozen.errors import DatasetError, first_line
-from robomimic_frozen.renderer import KeptRenderer
+from robomimic_frozen.simulation import tasks
+from robomimic_frozen.simulation.cameras import CameraGate, KeptRenderer
+from robomimic_frozen.simulation.gl import provide_mujoco_py, render_where_cuda_is_hidden
+
+if TYPE_CHECKING:
+    from robomimic.envs.env_robosuite import EnvRobosuite
 
 
 class Playback:
@@ -37,7 +42,7 @@ class Playback:
         self._renderer = KeptRenderer()
         try:
             with self._renderer.in_use():
-                self._env = compat.create_env_for_data_processing(raw.env_meta, **self._view)
+                self._env = create_env_for_data_processing(raw.env_meta, **self._view)
         except Exception as error:  # robosuite raises Exception itself
             raise DatasetError(f"dataset {raw.path}: robosuite cannot make its environment ({first_line(error)})") from error
         self._robosuite = self._env.env
@@ -49,11 +54,11 @@ class Playback:
 
     @property
     def env_args(self) -> str:
-        """JSON from which robomimic makes this environment again."""
-        return lift_env.env_args(self._env)
+        """Return JSON from which robomimic makes this environment again."""
+        return tasks.env_args(self._env)
 
     def trajectory(self, demo: h5py.Group) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """What robomimic's dataset_states_to_obs.py makes of a demo of T steps.
+        """Return what robomimic's dataset_states_to_obs.py makes of a demo of T steps.
 
         Returns:
             `obs`, `next_obs` if wanted (key -> [T, ...], images as [T, H, W, 3] uint8), `rewards`, `dones` [T], `actions` and
@@ -63,9 +68,7 @@ class Playback:
             DatasetError: its scene does not go with the environment.
         """
         try:
-            trajectory, cameras = compat.extract_trajectory(
-                self._env, start_of(demo), demo["states"][()], demo["actions"][()], **self._view
-            )
+            trajectory, cameras = extract_trajectory(self._env, start_of(demo), demo["states"][()], demo["actions"][()], **self._view)
         except Exception as error:
             raise DatasetError(f"dataset {self._raw.path}: robosuite cannot play {demo.name} back ({first_line(error)})") from error
         if not self._next_obs:
@@ -73,7 +76,7 @@ class Playback:
         return trajectory, cameras
 
     def reset_to(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """robomimic's `reset_to`, whose cameras render when it has come to the state that is asked for, not on the way."""
+        """Do as robomimic's `reset_to`, but render when the state that is asked for has been reached, not on the way."""
         if "model" in state:
             with (
                 self._gate.closed(),
@@ -97,5 +100,28 @@ class Playback:
 
 
 def start_of(demo: h5py.Group) -> dict[str, Any]:
-    """What robomimic's `reset_to` needs to come to the first state of a demo."""
+    """Return what robomimic's `reset_to` needs to come to the first state of a demo."""
     return {"states": demo["states"][0], "model": demo.attrs["model_file"], "ep_meta": demo.attrs.get("ep_meta")}
+
+
+def create_env_for_data_processing(env_meta: Mapping[str, Any], **view: Any) -> EnvRobosuite:
+    """Call robomimic's function of that name. Since 0.5 it must be told that no depth is wanted, to write so."""
+    provide_mujoco_py()
+    render_where_cuda_is_hidden()
+    create = EnvUtils.create_env_for_data_processing
+    no_depth = {"use_depth_obs": False} if "use_depth_obs" in inspect.signature(create).parameters else {}
+    return create(env_meta=dict(env_meta), reward_shaping=False, **view, **no_depth)
+
+
+def extract_trajectory(
+    env: EnvRobosuite, start: Mapping[str, Any], states: np.ndarray, actions: np.ndarray, **view: Any
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Call robomimic's function of that name, with `done_mode` 2 as for its released human demonstrations.
+
+    Since 0.5 it also tells where the cameras are: the second of what is returned, None before.
+    """
+    extract = stock.extract_trajectory
+    arguments = {"env": env, "initial_state": dict(start), "states": states, "actions": actions, "done_mode": 2}
+    if "camera_names" not in inspect.signature(extract).parameters:
+        return extract(**arguments), None
+    return extract(**arguments, actions_abs=None, **view)

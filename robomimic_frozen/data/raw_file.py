@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import h5py
-
-from robomimic_frozen import hdf5
 from robomimic_frozen.data.old_robosuite import for_robosuite_1_5
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError
+from robomimic_frozen.utils import hdf5
+
+if TYPE_CHECKING:
+    import h5py
 
 # Before 1.5 robosuite called what a robot stands on mount0, and looks for other names since.
 _OLD_SCENE: Final = re.compile(r'name="mount\d+_base"')
@@ -25,13 +26,13 @@ class RawFile:
     """What a raw file holds.
 
     Attributes:
-        path: the HDF5 file.
+        path: the HDF5 file, or its URL.
         env_meta: description of its environment, for robosuite 1.5.
         steps: name of each demo -> its number of steps, in the order of their numbers.
         cameras: of its scenes.
     """
 
-    path: Path
+    path: str | Path
     env_meta: Mapping[str, Any]
     steps: Mapping[str, int]
     cameras: tuple[str, ...]
@@ -43,34 +44,30 @@ class RawFile:
                 raise ConfigError(f"the scenes of {self.path} have no camera {name!r}; choose from {', '.join(self.cameras)}")
 
 
-def read_raw_file(path: Path) -> RawFile:
-    """Look through a raw file.
+def read_raw_file(path: str | Path) -> RawFile:
+    """Look through a raw file, or one at a URL.
 
     Raises:
         DatasetError: it is damaged, lacks something, or is of an environment or a scene that robosuite 1.5 cannot make.
     """
     with hdf5.opened(path) as file:
         data = hdf5.group_in(file, "data")
-        names = _demos(path, data)
+        names = hdf5.members(data)
+        # They become names of files, too.
+        strange = [name for name in names if not re.fullmatch(r"demo_\d+", name)]
+        if strange or not names:
+            raise DatasetError(f"dataset {path}: demos are called demo_0, demo_1, ..., not {(strange or ['nothing'])[0]}; rename them")
+        names.sort(key=lambda name: int(name.removeprefix("demo_")))
         steps = {name: _checked_steps(data, name) for name in names}
         cameras = tuple(_CAMERA.findall(_scene(data, names[0])))
-        try:
-            env_meta = for_robosuite_1_5(_env_meta(path, data))
-        except DatasetError as error:
-            raise DatasetError(f"dataset {path}: {error}") from error
-    return RawFile(path, env_meta, steps, cameras)
+        env_meta = _env_meta(data)
+    try:
+        return RawFile(path, for_robosuite_1_5(env_meta), steps, cameras)
+    except DatasetError as error:
+        raise DatasetError(f"dataset {path}: {error}") from error
 
 
-def _demos(path: Path, data: h5py.Group) -> list[str]:
-    names = hdf5.members(data)
-    # They become names of files, too.
-    strange = [name for name in names if not re.fullmatch(r"demo_\d+", name)]
-    if strange or not names:
-        raise DatasetError(f"dataset {path}: demos are called demo_0, demo_1, ..., not {', '.join(strange[:1]) or 'nothing'}; rename them")
-    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
-
-
-def _env_meta(path: Path, data: h5py.Group) -> dict[str, Any]:
+def _env_meta(data: h5py.Group) -> dict[str, Any]:
     text = hdf5.attribute(data, "env_args")
     try:
         meta = json.loads(text)
@@ -81,7 +78,7 @@ def _env_meta(path: Path, data: h5py.Group) -> dict[str, Any]:
     except (TypeError, ValueError, KeyError):
         pass
     remedy = "convert it with robomimic's scripts/conversion/convert_robosuite.py"
-    raise MalformedError(str(path), "env_args", "is missing or describes no environment of robosuite", remedy)
+    raise MalformedError(data.file.filename, "env_args", "is missing or describes no environment of robosuite", remedy)
 
 
 def _checked_steps(data: h5py.Group, name: str) -> int:

@@ -1,34 +1,38 @@
-"""Image datasets from raw files, in parallel processes: what robomimic's dataset_states_to_obs.py writes, bit for bit."""
+"""Image datasets of raw files, made and checked in parallel: what robomimic's dataset_states_to_obs.py writes, bit for bit."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h5py
+import numpy as np
 from tqdm import tqdm
 
-from robomimic_frozen import __version__, compat, hdf5
-from robomimic_frozen.data import lift_env
-from robomimic_frozen.data.raw_file import RawFile
-from robomimic_frozen.errors import DatasetError, first_line
-from robomimic_frozen.executors.executor import Executor, surviving_map
-from robomimic_frozen.files import complete_or_absent, refuse_existing, require_space, sha256_of, sole_writer, to_disk
-from robomimic_frozen.preflight import check_output_dir
+from robomimic_frozen.data.raw_file import RawFile, read_raw_file
+from robomimic_frozen.errors import DatasetError, MalformedError, first_line
+from robomimic_frozen.simulation import gl, tasks
+from robomimic_frozen.utils import files, hdf5
+from robomimic_frozen.utils.machine import PACKAGES, installed_version
+from robomimic_frozen.utils.parallel import Executor, ordered_map, retrying_map, worker_state
+from robomimic_frozen.utils.urls import local_path
+
+if TYPE_CHECKING:
+    from robomimic_frozen.data.playback import Playback
 
 # Room on the disk for what is small beside the images, as a part of them.
 _SPARE_PART: Final = 0.1
-# What the last bits of an image, or the layout of a file, may depend on.
-_PACKAGES: Final = ("robomimic", "robosuite", "mujoco", "h5py")
+# What a check looks at: so many demos, and so many steps of each.
+_CHECKED_DEMOS: Final = 8
+_CHECKED_STEPS: Final = 6
+_IMAGE: Final = "_image"
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,8 @@ class View:
     image_size: int
     next_obs: bool = False
 
-    @property
-    def bytes_per_step(self) -> float:
-        images = len(self.cameras) * (1 + self.next_obs)
-        return (1 + _SPARE_PART) * images * 3 * self.image_size**2
 
-
-def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor, progress: bool = True) -> None:
+def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor | None = None, progress: bool = True) -> None:
     """Write the image dataset of a raw file, its filter keys included.
 
     The file appears under its name only when it is complete. Demos that are finished lie in a hidden folder beside it until then,
@@ -68,82 +67,58 @@ def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor, prog
         RenderingError: no OpenGL backend works on this machine.
     """
     raw.check_cameras(view.cameras)
-    refuse_existing(out)
-    check_output_dir(out.parent)
-    backend = compat.select_gl_backend()  # for the workers, too, which inherit its choice
+    files.refuse_existing(out)
+    files.require_writable(out.parent)
+    backend = gl.select_gl_backend()  # for the workers, too, which inherit its choice
     hidden = out.with_name(f".{out.name}.partial")
-    with _disk_errors_named(out), sole_writer(hidden, "rendering"):
-        refuse_existing(out)  # it may have been finished meanwhile
-        folder = hidden / _fingerprint(raw, view, backend)
-        folder.mkdir(exist_ok=True)
-        parts = {name: folder / f"{name}.hdf5" for name in raw.steps}
-        missing = [name for name, part in parts.items() if not part.exists()]
-        steps = sum(raw.steps.values()) + sum(raw.steps[name] for name in missing)
-        require_space(out.parent, int(view.bytes_per_step * steps))
-        _render(raw, view, {name: parts[name] for name in missing}, executor, progress)
-        _merge(raw, parts, out)
-        shutil.rmtree(hidden)
-
-
-def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
-    """Of what the demos are made from, and by what."""
-    made_from = {
-        "raw": sha256_of(raw.path), "view": asdict(view), "opengl": backend,
-        "versions": [__version__, *(importlib.metadata.version(name) for name in _PACKAGES)],
-    }  # fmt: skip
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _disk_errors_named(out: Path) -> Iterator[None]:
     try:
-        yield
+        with files.exclusive_lock(hidden, "rendering"):
+            files.refuse_existing(out)  # it may have been finished meanwhile
+            folder = hidden / _fingerprint(raw, view, backend)
+            folder.mkdir(exist_ok=True)
+            parts = {name: folder / f"{name}.hdf5" for name in raw.steps}
+            missing = [name for name, part in parts.items() if not part.exists()]
+            steps = sum(raw.steps.values()) + sum(raw.steps[name] for name in missing)
+            images = steps * len(view.cameras) * (1 + view.next_obs)
+            files.require_space(out.parent, int((1 + _SPARE_PART) * images * 3 * view.image_size**2))
+            _render(raw, view, {name: parts[name] for name in missing}, executor, progress)
+            _merge(raw, parts, out)
+            shutil.rmtree(hidden)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else first_line(error)
         raise DatasetError(f"cannot write {out} ({reason}); what is rendered is kept: free some space and run again") from error
 
 
-def _render(raw: RawFile, view: View, parts: Mapping[str, Path], executor: Executor, progress: bool) -> None:
+def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
+    """Name what the demos are made from, and by what."""
+    versions = [installed_version(package) for package in PACKAGES]
+    return files.fingerprint(files.sha256_of(local_path(raw.path)), asdict(view), backend, versions)[:16]
+
+
+def _render(raw: RawFile, view: View, parts: Mapping[str, Path], executor: Executor | None, progress: bool) -> None:
     """Render each demo to a file of its own."""
     demos = list(parts)
-    build = functools.partial(_make_renderer, raw, view, demos)
+    render = functools.partial(_render_demo, raw.path, view)
     bar = tqdm(desc="rendering", initial=len(raw.steps) - len(demos), total=len(raw.steps), unit="demo", disable=not progress)
-    with bar, contextlib.closing(surviving_map(build, len(demos), executor)) as results:
+    with bar, contextlib.closing(retrying_map(render, demos, executor)) as results:
         for index, result in results:
             if isinstance(result, Exception):
                 raise result
             # Written here and not by workers, which may outlive a process that is killed, and its lock.
-            with complete_or_absent(parts[demos[index]]) as beside:
+            with files.atomic_write(parts[demos[index]]) as beside:
                 beside.write_bytes(result)
             bar.update()
 
 
-def _make_renderer(raw: RawFile, view: View, demos: Sequence[str]) -> Callable[[int], bytes]:
-    """In a worker: number of a demo -> an HDF5 file of it."""
-    # A software renderer would start a thread for every core, and is no faster for it.
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    from robomimic_frozen.plugins import register
-
-    register()
-    from robomimic_frozen.data.playback import Playback
-
-    playback = Playback(raw, view.cameras, view.image_size, view.image_size, view.next_obs)
-
-    def render(index: int) -> bytes:
-        with hdf5.opened(raw.path) as file:
-            demo = file["data"][demos[index]]
-            trajectory, cameras = playback.trajectory(demo)
-            return _part(demo, trajectory, cameras, playback.env_args)
-
-    return render
-
-
-def _part(demo: h5py.Group, trajectory: dict[str, Any], cameras: dict[str, Any] | None, env_args: str) -> bytes:
-    """An HDF5 file of one demo, made in memory: of a full disk HDF5 may not tell."""
-    with h5py.File("part.hdf5", "w", driver="core", backing_store=False) as file:
+def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
+    """Return an HDF5 file of one demo, made in memory: of a full disk HDF5 may not tell."""
+    playback = worker_state(_make_playback, raw_path, view.cameras, view.image_size, view.image_size, view.next_obs)
+    with hdf5.opened(raw_path) as source, h5py.File("part.hdf5", "w", driver="core", backing_store=False) as file:
+        demo = source["data"][name]
+        trajectory, cameras = playback.trajectory(demo)
         data = file.create_group("data")
-        data.attrs["env_args"] = env_args
-        group = data.create_group(Path(demo.name).name)
+        data.attrs["env_args"] = playback.env_args
+        group = data.create_group(name)
         for key in ("actions", "states", "rewards", "dones"):
             group[key] = trajectory[key]
         for parent in trajectory.keys() & {"obs", "next_obs"}:
@@ -151,7 +126,7 @@ def _part(demo: h5py.Group, trajectory: dict[str, Any], cameras: dict[str, Any] 
                 group[f"{parent}/{key}"] = values
         for key in demo.keys() & {"actions_abs", "action_dict"}:
             demo.copy(key, group)
-        group.attrs["model_file"] = lift_env.portable_model(demo.attrs["model_file"])
+        group.attrs["model_file"] = tasks.portable_model(demo.attrs["model_file"])
         if "ep_meta" in demo.attrs:
             group.attrs["ep_meta"] = demo.attrs["ep_meta"]
         if cameras is not None:
@@ -161,23 +136,91 @@ def _part(demo: h5py.Group, trajectory: dict[str, Any], cameras: dict[str, Any] 
         return file.id.get_file_image()
 
 
+def _make_playback(raw_path: str | Path, cameras: tuple[str, ...], height: int, width: int, next_obs: bool = False) -> Playback:
+    # A software renderer would start a thread for every core, and is no faster for it.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    from robomimic_frozen.data.playback import Playback
+
+    return Playback(read_raw_file(raw_path), cameras, height, width, next_obs)
+
+
 def _merge(raw: RawFile, parts: Mapping[str, Path], out: Path) -> None:
-    with complete_or_absent(out) as beside:
+    with files.atomic_write(out) as beside:
         try:
-            _write_merged(raw, parts, beside)
+            with h5py.File(beside, "w") as file, hdf5.opened(raw.path) as source:
+                data = file.create_group("data")
+                for name, part_path in parts.items():
+                    with h5py.File(part_path, "r") as part:
+                        part.copy(f"data/{name}", data)
+                        data.attrs["env_args"] = part["data"].attrs["env_args"]
+                data.attrs["total"] = sum(raw.steps.values())
+                if "mask" in source:
+                    source.copy("mask", file)
         except RuntimeError as error:  # h5py's word for a copy that could not be written
             raise OSError(first_line(error)) from error
+        with beside.open("rb+") as written:
+            files.to_disk(written)
 
 
-def _write_merged(raw: RawFile, parts: Mapping[str, Path], path: Path) -> None:
-    with h5py.File(path, "w") as file, h5py.File(raw.path, "r") as source:
-        data = file.create_group("data")
-        for name, part_path in parts.items():
-            with h5py.File(part_path, "r") as part:
-                part.copy(f"data/{name}", data)
-                data.attrs["env_args"] = part["data"].attrs["env_args"]
-        data.attrs["total"] = sum(raw.steps.values())
-        if "mask" in source:
-            source.copy("mask", file)
-    with path.open("rb+") as written:
-        to_disk(written)
+def check_images(raw: RawFile, path: str | Path, executor: Executor | None = None) -> int:
+    """Render a sample of steps again, spread over demos and time, and compare them with the dataset at a path or URL.
+
+    Returns:
+        How many steps were compared, with all images of each.
+
+    Raises:
+        DatasetError: an image differs, the dataset is not of this raw file, or it has no images.
+        RenderingError: no OpenGL backend works on this machine.
+    """
+    with hdf5.opened(path) as file:
+        demos = hdf5.members(hdf5.group_in(file, "data"))
+        foreign = sorted(set(demos) - raw.steps.keys())
+        if foreign or not demos:
+            raise DatasetError(f"{path} is not rendered from {raw.path}: {', '.join(foreign[:1]) or 'every demo'} is only in one of them")
+        obs = hdf5.group_in(hdf5.group_in(file["data"], demos[0]), "obs")
+        shapes = {key: hdf5.array_in(obs, key).shape for key in hdf5.members(obs) if key.endswith(_IMAGE)}
+    if len({shape[1:] for shape in shapes.values()}) != 1 or not all(len(shape) == 4 for shape in shapes.values()):
+        raise DatasetError(f"{path} has no images of one size to compare; render it with robomimic-frozen data")
+    cameras = tuple(key.removesuffix(_IMAGE) for key in shapes)
+    raw.check_cameras(cameras)
+    gl.select_gl_backend()  # for the workers, too, which inherit its choice
+    _, height, width, _ = next(iter(shapes.values()))
+    sample = _spread([name for name in raw.steps if name in demos], _CHECKED_DEMOS)
+    return sum(ordered_map(functools.partial(_check_demo, raw.path, path, cameras, height, width), sample, executor))
+
+
+def _check_demo(raw_path: str | Path, path: str | Path, cameras: tuple[str, ...], height: int, width: int, name: str) -> int:
+    """Compare steps of one demo, and return how many they were."""
+    playback = worker_state(_make_playback, raw_path, cameras, height, width)
+    from robomimic_frozen.data.playback import start_of
+
+    with hdf5.opened(raw_path) as source, hdf5.opened(path) as file:
+        states = source["data"][name]["states"][()]
+        demo = hdf5.group_in(hdf5.group_in(file, "data"), name)
+        if not np.array_equal(hdf5.array_in(demo, "states")[()], states):
+            raise DatasetError(f"{path} is not rendered from {raw_path}: {name} has other states")
+        images = {f"{camera}{_IMAGE}": hdf5.array_in(hdf5.group_in(demo, "obs"), f"{camera}{_IMAGE}") for camera in cameras}
+        for key, stored in images.items():
+            if stored.shape != (len(states), height, width, 3):
+                raise MalformedError(str(path), f"{name}/obs/{key}", f"is {list(stored.shape)}, not an image of every step")
+        playback.reset_to(start_of(source["data"][name]))
+        steps = _spread(range(len(states)), _CHECKED_STEPS)
+        for step in steps:
+            rendered = playback.reset_to({"states": states[step]})
+            for key, stored in images.items():
+                _compare(f"{path}: {key} of step {step} of {name}", stored[step], rendered[key])
+    return len(steps)
+
+
+def _compare(what: str, stored: np.ndarray, rendered: np.ndarray) -> None:
+    if not np.array_equal(stored, rendered):
+        pixels = (stored != rendered).any(axis=-1)
+        raise DatasetError(
+            f"{what} is not what its state renders to here, in {pixels.sum()} of {pixels.size} pixels; if it was rendered with another "
+            "graphics driver or robosuite they may differ by a little, otherwise render it again"
+        )
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Return up to `count` of the items, the first and the last included."""
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]

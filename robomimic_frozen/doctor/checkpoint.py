@@ -1,4 +1,4 @@
-"""A robomimic checkpoint: whether its policy can be had from it, and its environment."""
+"""What is wrong with a robomimic checkpoint: whether its policy can be had from it, and of which environment it is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import robomimic.utils.file_utils as FileUtils
 import torch
 from robomimic.config.base_config import get_all_registered_configs
 
-from robomimic_frozen.checkpoints import networks, read_checkpoint
-from robomimic_frozen.doctor import env_metadata
+from robomimic_frozen.doctor.dataset import judge_environment
 from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error, some_of
-from robomimic_frozen.doctor.storage import offline
+from robomimic_frozen.doctor.installation import offline
 from robomimic_frozen.encoders.frozen_weights import frozen_records
 from robomimic_frozen.errors import RobomimicFrozenError, first_line
-from robomimic_frozen.info import describe_checkpoint
-from robomimic_frozen.plugins import register
+from robomimic_frozen.integration.registration import register
+from robomimic_frozen.policies.checkpoints import describe_checkpoint, networks, read_checkpoint
 
 
 def examine_checkpoint(path: Path) -> Examination:
@@ -28,11 +27,11 @@ def examine_checkpoint(path: Path) -> Examination:
     """
     register()
     checkpoint = read_checkpoint(path, "FILE")
-    findings = [*env_metadata.judge("env_metadata", checkpoint["env_metadata"])]
+    findings = list(judge_environment("env_metadata", checkpoint["env_metadata"]))
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
-        findings += [*_bad_numbers(networks(checkpoint["model"])), *_references(networks(checkpoint["model"]))]
-        findings += _cannot_be_loaded(checkpoint)
+        state = networks(checkpoint["model"])
+        findings += [*_bad_numbers(state), *_references(state), *_unloadable(checkpoint)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         facts = {}
         what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
@@ -54,7 +53,7 @@ def _references(state: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(Severity.NOTE, "frozen weights", what, "algo.checkpoint.frozen_weights='include' puts them into checkpoints")
 
 
-def _cannot_be_loaded(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
+def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
     algo, known = checkpoint["algo_name"], get_all_registered_configs()
     if algo not in known:
         what = f"is {algo!r}, which is not known here; known are {', '.join(sorted(known))}"

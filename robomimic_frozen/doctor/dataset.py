@@ -1,25 +1,32 @@
-"""A robomimic dataset, read from its first to its last number, and beside a config."""
+"""What is wrong with what a robomimic dataset holds: with each demo, with all of them together, and beside a config."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
-import h5py
 from tqdm import tqdm
 
-from robomimic_frozen import hdf5
-from robomimic_frozen.doctor import env_metadata, filter_keys
-from robomimic_frozen.doctor.comparisons import compare
-from robomimic_frozen.doctor.demo import Demo, examine_demo
-from robomimic_frozen.doctor.findings import Examination, Finding, Severity, grouped, some_of
-from robomimic_frozen.errors import MalformedError
+from robomimic_frozen.doctor.contents import OBSERVATIONS, Demo, Summary, read_demo, read_filter_keys
+from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error, grouped, some_of
+from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
+from robomimic_frozen.utils import hdf5
+from robomimic_frozen.utils.machine import installed_version
+
+_CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
+_STORE_UINT8: Final = "store images as uint8 [T, H, W, 3] of 0 to 255; robomimic itself divides by 255"
+_RECORD_AGAIN: Final = "record or render these demos again, or leave them out with a filter key"
+_CONFIG: Final = "config"
 
 
 def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[[], object] = lambda: None) -> Examination:
-    """Read all of an HDF5 file. What is damaged in it ends up among the findings.
+    """Read all of an HDF5 file and judge it. What is damaged in it ends up among the findings.
 
     Args:
         config_path: a config that it should fit.
@@ -33,32 +40,56 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         names = hdf5.members(data)
         if not names:
             raise MalformedError(str(path), "data", "has no demos")
-        metadata, findings = env_metadata.parsed("env_args", hdf5.attribute(data, "env_args"))
+        metadata, findings = _environment_in(hdf5.attribute(data, "env_args"))
         demos = []
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
-            demos.append(examine_demo(data, name))
-        chosen, unreadable = filter_keys.read_filter_keys(file)
-        findings += [*_odd_names(names), *_wrong_total(data, demos)]
-    findings += grouped((demo.name, finding) for demo in demos for finding in demo.findings)
-    findings += [*compare(demos), *unreadable, *filter_keys.judge(chosen, names)]
+            demos.append(read_demo(data, name))
+        findings += [*_odd_names(names), *_wrong_total(hdf5.attribute(data, "total"), demos)]
+        findings += grouped((demo.name, finding) for demo in demos for finding in (*demo.findings, *_judge_demo(demo)))
+        findings += [*_missing_keys(demos), *_differing_layouts(demos), *_duplicates(demos), *_missing_images(demos)]
+        filter_keys = read_filter_keys(file, findings)
+    findings += _judge_filter_keys(filter_keys, names)
     if config_path is not None:
-        from robomimic_frozen.doctor.fit import misfits  # which loads robomimic
-
-        findings += misfits(config_path, path, demos)
+        findings += _misfits(config_path, path, demos)
+    steps = [demo.steps for demo in demos if demo.steps is not None]
+    lengths = f", of {min(steps)} to {max(steps)} steps, median {statistics.median_low(steps)}" if steps else ""
     facts = {
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "environment": f"{metadata.get('env_name')}, version {metadata.get('env_version')}",
-        "demos": _lengths(demos),
-        **{key: content.layout for key, content in demos[0].contents.items()},
-        "filter keys": ", ".join(f"{key} ({len(names)})" for key, names in chosen.items()) or "none",
+        "demos": f"{len(demos)}{lengths}",
+        **{key: array.layout for key, array in demos[0].arrays.items()},
+        "filter keys": ", ".join(f"{key} ({len(chosen)})" for key, chosen in filter_keys.items()) or "none",
     }
     return Examination(str(path), facts, findings)
 
 
-def _lengths(demos: Sequence[Demo]) -> str:
-    steps = [demo.steps for demo in demos if demo.steps is not None]
-    return f"{len(demos)}" + (f", of {min(steps)} to {max(steps)} steps, median {statistics.median_low(steps)}" if steps else "")
+def judge_environment(where: str, metadata: Any) -> Iterator[Finding]:
+    """Yield what is wrong with the metadata of an environment, of a dataset or a checkpoint.
+
+    Args:
+        where: names the attribute.
+    """
+    if missing := [key for key in ("env_name", "type", "env_kwargs") if not isinstance(metadata, dict) or key not in metadata]:
+        yield Finding(Severity.ERROR, where, f"lacks {', '.join(missing)}, without which robomimic makes no environment", _CONVERT)
+        return
+    made_with, here = metadata.get("env_version"), installed_version("robosuite")
+    is_of_robosuite = metadata["type"] == 1  # EnvType.ROBOSUITE_TYPE of robomimic
+    if is_of_robosuite and here is not None and str(made_with).split(".")[:2] != here.split(".")[:2]:
+        what = f"is of robosuite {made_with or 'of unknown version'}, and {here} is installed: its physics, cameras or controllers differ"
+        remedy = "convert it with robomimic-frozen data, or expect lower success rates"
+        yield Finding(Severity.WARNING, where, what, remedy)
+
+
+def _environment_in(text: Any) -> tuple[dict[str, Any], list[Finding]]:
+    where = "env_args"
+    if text is None:
+        return {}, [Finding(Severity.ERROR, where, "is missing", _CONVERT)]
+    try:
+        metadata = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        return {}, [Finding(Severity.ERROR, where, f"is not JSON ({error})", _CONVERT)]
+    return (metadata if isinstance(metadata, dict) else {}), list(judge_environment(where, metadata))
 
 
 def _odd_names(names: Sequence[str]) -> Iterator[Finding]:
@@ -67,7 +98,157 @@ def _odd_names(names: Sequence[str]) -> Iterator[Finding]:
         yield Finding(Severity.ERROR, some_of(odd), "is not called demo_N", remedy)
 
 
-def _wrong_total(data: h5py.Group, demos: Sequence[Demo]) -> Iterator[Finding]:
-    total, steps = hdf5.attribute(data, "total"), sum(demo.steps or 0 for demo in demos)
+def _wrong_total(total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:
+    steps = sum(demo.steps or 0 for demo in demos)
     if total is not None and str(total) != str(steps):
         yield Finding(Severity.WARNING, "total", f"is {total}, and the demos have {steps} steps", f"set the attribute to {steps}")
+
+
+def _judge_demo(demo: Demo) -> Iterator[Finding]:
+    if demo.steps is not None and demo.steps < 1:
+        yield Finding(Severity.ERROR, "", "has no steps", "leave it out with a filter key", f"num_samples is {demo.steps}")
+    for key, length in demo.lengths.items():
+        if demo.steps is not None and length is not None and length != demo.steps:
+            shorter = "is shorter than num_samples says: the demo is truncated"
+            what = shorter if length < demo.steps else "is longer than num_samples says"
+            remedy = "download or convert the file again, or leave these demos out with a filter key"
+            yield Finding(Severity.ERROR, key, what, remedy, f"{length} steps, num_samples is {demo.steps}")
+    for key, array in demo.arrays.items():
+        if array.not_finite:
+            what = "holds NaN or infinite numbers, which end training"
+            yield Finding(Severity.ERROR, key, what, _RECORD_AGAIN, f"{array.not_finite} numbers")
+        if key == "actions":
+            yield from _judge_actions(key, array)
+        if _is_image(key, array):
+            yield from _judge_image(key, array)
+
+
+def _is_image(key: str, array: Summary) -> bool:
+    """Tell by its name or by its shape whether an observation looks like RGB images."""
+    group, _, name = key.rpartition("/")
+    return group in OBSERVATIONS and ("image" in name or "rgb" in name or (len(array.shape) == 4 and 3 in array.shape[1::2]))
+
+
+def _judge_actions(key: str, array: Summary) -> Iterator[Finding]:
+    if len(array.shape) != 2:
+        yield Finding(Severity.ERROR, key, "are not [T, action dim]", "store one vector for each step", str(list(array.shape)))
+    if array.low < -1 or array.high > 1:
+        what = "leave [-1, 1], to which robosuite clips them and robomimic's policies are made"
+        remedy = "scale actions to [-1, 1]; the controller in env_args says what 1 means"
+        yield Finding(Severity.WARNING, key, what, remedy, f"{array.low:.4g} to {array.high:.4g}")
+
+
+def _judge_image(key: str, array: Summary) -> Iterator[Finding]:
+    shape, span = array.shape, f"{array.low:.4g} to {array.high:.4g}"
+    if len(shape) != 4 or shape[-1] != 3:
+        what = "has channels first" if len(shape) == 4 and shape[1] == 3 else "is no sequence of RGB images"
+        yield Finding(Severity.ERROR, key, what, _STORE_UINT8, f"[T, {', '.join(map(str, shape[1:]))}]")
+    if array.dtype != "uint8":
+        normalized = array.low < 0 or array.high <= 1
+        what = f"is {array.dtype}, {'and normalised' if normalized else 'not uint8'}"
+        yield Finding(Severity.ERROR, key, what, _STORE_UINT8, span)
+    elif array.high == 1:
+        yield Finding(Severity.ERROR, key, "holds only 0 and 1: normalised images that were cut to integers", _STORE_UINT8)
+    length = shape[0]
+    if length and array.black == length:
+        yield Finding(Severity.ERROR, key, "is black in every frame", "render with another MUJOCO_GL (egl or osmesa)")
+    elif array.plain:
+        colour = "black" if array.black == array.plain else "of one colour"
+        yield Finding(Severity.WARNING, key, f"has frames that are {colour}", _RECORD_AGAIN, f"{array.plain} of {length} frames")
+    elif length > 1 and array.still:
+        yield Finding(Severity.WARNING, key, "shows the same image at every step", f"see whether the camera was on; {_RECORD_AGAIN}")
+
+
+def _missing_keys(demos: Sequence[Demo]) -> Iterator[Finding]:
+    for key in dict.fromkeys(key for demo in demos for key in demo.lengths if key != "actions"):
+        if without := [demo.name for demo in demos if demo.lengths and key not in demo.lengths]:
+            severity = Severity.ERROR if key.startswith(OBSERVATIONS) else Severity.WARNING
+            remedy = "leave these demos out with a filter key, or convert the file again"
+            yield Finding(severity, f"{key} of {some_of(without)}", "is missing, and other demos have it", remedy)
+
+
+def _differing_layouts(demos: Sequence[Demo]) -> Iterator[Finding]:
+    for key in dict.fromkeys(key for demo in demos for key in demo.arrays):
+        layouts = {demo.name: (demo.arrays[key].shape[1:], demo.arrays[key].dtype) for demo in demos if key in demo.arrays}
+        ((usual_shape, usual_dtype), _), *others = Counter(layouts.values()).most_common()
+        for (shape, dtype), _ in others:
+            which = [name for name, layout in layouts.items() if layout == (shape, dtype)]
+            severity = Severity.WARNING if shape == usual_shape else Severity.ERROR
+            what = f"is {dtype} {list(shape)}, and {usual_dtype} {list(usual_shape)} in other demos"
+            yield Finding(severity, f"{key} of {some_of(which)}", what, "convert all demos in the same way, or keep them in separate files")
+
+
+def _duplicates(demos: Sequence[Demo]) -> Iterator[Finding]:
+    first: dict[tuple[str | None, ...], str] = {}
+    repeated: dict[str, str] = {}
+    for demo in demos:
+        if "actions" in demo.arrays:
+            content = tuple(demo.arrays[key].sha256 if key in demo.arrays else None for key in ("actions", "states"))
+            original = first.setdefault(content, demo.name)
+            if original != demo.name:
+                repeated[demo.name] = original
+    if repeated:
+        detail = ", ".join(f"{name} is {original}" for name, original in itertools.islice(repeated.items(), 3))
+        remedy = "leave the copies out with a filter key; one in train and one in valid make validation worthless"
+        yield Finding(Severity.WARNING, some_of(list(repeated)), "has the actions and states of an earlier demo", remedy, detail)
+
+
+def _missing_images(demos: Sequence[Demo]) -> Iterator[Finding]:
+    if any(_is_image(key, array) for demo in demos for key, array in demo.arrays.items()):
+        return
+    has_observations = any(key.startswith(OBSERVATIONS) for demo in demos for key in demo.lengths)
+    what = "has no image observations, only low-dimensional ones" if has_observations else "has no observations at all"
+    has_states = any("states" in demo.lengths for demo in demos)
+    remedy = "robomimic-frozen data FILE renders them" if has_states else "there are no states to render them from; get another file"
+    yield Finding(Severity.WARNING, "obs", what, remedy)
+
+
+def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str]) -> Iterator[Finding]:
+    for key, chosen in filter_keys.items():
+        where = f"filter key {key}"
+        if not chosen:
+            yield Finding(Severity.WARNING, where, "names no demos", "delete it or write it again")
+        if missing := [name for name in chosen if name not in demos]:
+            what = f"names {some_of(missing)}, which the file does not have"
+            yield Finding(Severity.ERROR, where, what, "write it again, with robomimic's split_train_val.py say")
+        valid = key.removesuffix("train") + "valid"
+        shared = [name for name in chosen if name in filter_keys.get(valid, ())]
+        if key.endswith("train") and shared:
+            what = f"shares {some_of(shared)} with {valid}"
+            yield Finding(Severity.WARNING, where, what, "split again: validate on demos that are not trained on")
+
+
+def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Finding]:
+    """Yield what in a dataset does not fit a config."""
+    # These load torch and robomimic, which a dataset without a config can do without.
+    from robomimic_frozen.encoders.core import FrozenResNetCore
+    from robomimic_frozen.encoders.spec import EncoderSpec
+    from robomimic_frozen.integration.registration import register
+    from robomimic_frozen.integration.settings import check_config, load_config
+
+    register()
+    try:
+        config = load_config(config_path, None, str(path), [])
+        check_config(config)
+        encoder, keys = config.observation.encoder.rgb, [f"obs/{key}" for key in config.observation.modalities.obs.rgb]
+        for shape in sorted({demo.arrays[key].shape[1:3] for demo in demos for key in keys if key in demo.arrays}):
+            if encoder.core_class == FrozenResNetCore.__name__:
+                EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *shape))
+    except RobomimicFrozenError as error:
+        yield from_error(error, _CONFIG)
+        return
+    train, shortest = config.train, min((demo.steps for demo in demos if demo.steps is not None), default=0)
+    needed = 1 + (0 if train.pad_seq_length else train.seq_length - 1) + (0 if train.pad_frame_stack else train.frame_stack - 1)
+    if shortest < needed:
+        what = f"takes sequences of {needed} steps, and the shortest demo has {shortest}"
+        yield Finding(Severity.ERROR, _CONFIG, what, "set train.pad_seq_length and train.pad_frame_stack to true")
+    elif shortest < train.seq_length:
+        what = f"takes sequences of {train.seq_length} steps, and the shortest demo has {shortest}: its last action is repeated"
+        yield Finding(Severity.NOTE, _CONFIG, what, "choose a smaller train.seq_length (algo.horizon) if that is not wanted")
+    for key in train.dataset_keys:
+        if not all(key in demo.lengths for demo in demos):
+            what = f"names {key!r} in train.dataset_keys, which not every demo has; robomimic puts zeros in its place"
+            yield Finding(Severity.WARNING, _CONFIG, what, "take it out of train.dataset_keys, or use another dataset")
+    if train.hdf5_load_next_obs and not any(key.startswith("next_obs/") for demo in demos for key in demo.lengths):
+        what = "has train.hdf5_load_next_obs, and the dataset has no next_obs"
+        yield Finding(Severity.ERROR, _CONFIG, what, "set it to false, or convert the dataset with next_obs")

@@ -14,41 +14,25 @@ from tqdm import tqdm
 
 from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error
 from robomimic_frozen.errors import RobomimicFrozenError, first_line
-from robomimic_frozen.executors.executor import WorkerDiedError, surviving_map
-from robomimic_frozen.executors.processes import Processes
+from robomimic_frozen.utils.parallel import Processes, WorkerDiedError, retrying_map
 
 PATIENCE_SECONDS: Final = 120
 
 
 def examine_files(paths: Sequence[Path], config_path: str | None, patience: int = PATIENCE_SECONDS) -> list[Examination]:
-    """An examination of each file.
+    """Return an examination of each file.
 
     Args:
         config_path: a config that datasets should fit.
         patience: how many seconds a demo or a checkpoint may take before HDF5 counts as hanging in it.
     """
-    build = functools.partial(_examiner, tuple(paths), config_path, patience)
-    answers = dict(surviving_map(build, len(paths), Processes(1), attempts=1))
+    examine = functools.partial(_examine_with_patience, config_path=config_path, patience=patience)
+    answers = dict(retrying_map(examine, paths, Processes(1), retries=0))
     return [_or_failure(path, answers[index], patience) for index, path in enumerate(paths)]
 
 
-def _examiner(paths: Sequence[Path], config_path: str | None, patience: int) -> Callable[[int], Examination]:
-    # In the place of a semaphore, which would outlive a process that is ended.
-    tqdm.set_lock(threading.RLock())
-
-    def examine(index: int) -> Examination:
-        # Without a handler the alarm ends the process, also one that is inside HDF5.
-        signal.alarm(patience)
-        try:
-            return examine_file(paths[index], config_path, lambda: signal.alarm(patience))
-        finally:
-            signal.alarm(0)
-
-    return examine
-
-
 def examine_file(path: Path, config_path: str | None = None, alive: Callable[[], object] = lambda: None) -> Examination:
-    """An examination of a dataset or a checkpoint, in this process. Arguments as of `examine_dataset`."""
+    """Return an examination of a dataset or a checkpoint, made in this process. Arguments are those of `examine_dataset`."""
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         return Examination(str(path), {}, [Finding(Severity.ERROR, "", what, "give the path of a dataset or a checkpoint")])
@@ -62,6 +46,17 @@ def examine_file(path: Path, config_path: str | None = None, alive: Callable[[],
         return examine_dataset(path, config_path, alive)
     except RobomimicFrozenError as error:
         return Examination(str(path), {}, [from_error(error)])
+
+
+def _examine_with_patience(path: Path, config_path: str | None, patience: int) -> Examination:
+    # In the place of a semaphore, which would outlive a process that is ended.
+    tqdm.set_lock(threading.RLock())
+    # Without a handler the alarm ends the process, also one that is inside HDF5.
+    signal.alarm(patience)
+    try:
+        return examine_file(path, config_path, lambda: signal.alarm(patience))
+    finally:
+        signal.alarm(0)
 
 
 def _or_failure(path: Path, answer: Examination | Exception, patience: int) -> Examination:

@@ -1,16 +1,19 @@
-"""What a check finds, and how findings that say the same of several demos become one."""
+"""What is wrong, where and what to do, and how a person, a bug report and a program are told."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
 
 
 class Severity(enum.IntEnum):
-    """How bad it is; that of the worst finding is the exit status."""
+    """How bad a finding is; that of the worst one is the exit status."""
 
     NOTE = 0
     WARNING = 1
@@ -19,9 +22,12 @@ class Severity(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What is the matter, where, and what to do.
+    """One thing that is the matter.
 
     Attributes:
+        where: names the part that has it; "" for the whole.
+        what: is the matter.
+        remedy: what to do about it.
         detail: numbers of this one case, which do not make it another finding than that of the next demo.
     """
 
@@ -42,7 +48,7 @@ class Examination:
 
 
 def from_error(error: RobomimicFrozenError, where: str = "") -> Finding:
-    """An error of this package, whose message ends in what to do."""
+    """Return what an error of this package says; its message ends in what to do."""
     if isinstance(error, MalformedError):
         return Finding(Severity.ERROR, where or error.where, error.what, error.remedy)
     what, _, remedy = str(error).partition("; ")
@@ -50,24 +56,61 @@ def from_error(error: RobomimicFrozenError, where: str = "") -> Finding:
 
 
 def grouped(findings: Iterable[tuple[str, Finding]]) -> list[Finding]:
-    """One finding for all demos that it was made in.
+    """Return one finding for all demos that it was made in.
 
     Args:
         findings: (demo, finding in it); `where` is a key of the demo, or "" for the demo itself.
     """
-    first: dict[Finding, Finding] = {}
-    demos: dict[Finding, list[str]] = {}
+    groups: dict[Finding, tuple[Finding, list[str]]] = {}
     for demo, finding in findings:
-        same = replace(finding, detail="")
-        first.setdefault(same, finding)
-        demos.setdefault(same, []).append(demo)
+        groups.setdefault(replace(finding, detail=""), (finding, []))[1].append(demo)
     return [
-        replace(finding, where=f"{finding.where} of {some_of(demos[same])}" if finding.where else some_of(demos[same]))
-        for same, finding in first.items()
+        replace(first, where=f"{first.where} of {some_of(demos)}" if first.where else some_of(demos)) for first, demos in groups.values()
     ]
 
 
 def some_of(names: Sequence[str]) -> str:
-    """'demo_3', or 'demo_3 and 4 others'."""
+    """Return 'demo_3', or 'demo_3 and 4 others'."""
     others = len(names) - 1
     return f"{names[0]} and {others} other{'s' if others > 1 else ''}" if others else names[0]
+
+
+def exit_status(examinations: Sequence[Examination]) -> int:
+    """Return 0 for nothing but notes, 1 for warnings, 2 for errors."""
+    return int(max((finding.severity for each in examinations for finding in each.findings), default=Severity.NOTE))
+
+
+def as_text(examinations: Sequence[Examination]) -> str:
+    """Return the facts and findings of each examination, in a block that can be pasted into a bug report as it is."""
+    lines = [line for each in examinations for line in (*_lines(each), "")]
+    severities = [finding.severity for each in examinations for finding in each.findings]
+    counts = ", ".join(f"{severity.name.lower()}s: {severities.count(severity)}" for severity in reversed(Severity))
+    report = "\n".join(map(_printable, lines)).replace(f"{Path.home()}/", "~/")
+    return f"```text\n{report}\n{counts}\n```\nIn a bug report, paste all of the above."
+
+
+def as_json(examinations: Sequence[Examination]) -> str:
+    """Return the same as a JSON object with 'status' and 'examinations'."""
+    content = [dataclasses.asdict(each) for each in examinations]
+    for each in content:
+        for finding in each["findings"]:
+            finding["severity"] = finding["severity"].name.lower()
+    return json.dumps({"status": exit_status(examinations), "examinations": content}, indent=2)
+
+
+def _lines(examination: Examination) -> Iterator[str]:
+    yield examination.subject
+    width = max(map(len, examination.facts), default=0)
+    for name, value in examination.facts.items():
+        yield f"  {name:{width}}  {value}"
+    for finding in sorted(examination.findings, key=lambda finding: -finding.severity):
+        where = f"{finding.where}: " if finding.where else ""
+        detail = f" ({finding.detail})" if finding.detail else ""
+        yield f"  {finding.severity.name:7}  {where}{finding.what}{detail}"
+        if finding.remedy:
+            yield f"  {'':7}  -> {finding.remedy}"
+
+
+def _printable(line: str) -> str:
+    """Escape what no terminal should be sent; names in a damaged file may hold it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -8,10 +8,11 @@ from typing import Any
 _PUBLIC = {
     "Backbone": "backbones",
     "BackboneFamily": "backbones",
+    "EncoderSpec": "spec",
     "FrozenResNetCore": "core",
     "MultiImageObsEncoder": "multi_image",
     "available_backbones": "backbones",
-    "check_core_kwargs": "core",
+    "check_core_kwargs": "spec",
     "get_backbone": "backbones",
     "get_resnet": "multi_image",
 }

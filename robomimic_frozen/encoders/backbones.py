@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.plugins import call_each, plugin_manager
+from robomimic_frozen.plugins import provided
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,7 +38,7 @@ class Backbone:
     feature_stage: str | None = None
     """The stage whose activation is the feature unless a config says otherwise; None for the last."""
     pool: str = "avg"
-    """How it is pooled unless a config says otherwise; see `pooling`."""
+    """The readout of its map unless a config says otherwise; see `readouts`."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Channel means of the images it was pretrained on, in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -47,7 +47,7 @@ class Backbone:
     """Prefixes of entries that the weights file may hold and the network does not have: the classifier, say."""
 
     def stage_index(self, setting: str, stage: str) -> int:
-        """Number of a stage. Raises ConfigError that lists the stages; `setting` says where the name came from."""
+        """Return the number of a stage. Raises ConfigError that lists the stages; `setting` says where the name came from."""
         if stage not in self.stages:
             raise ConfigError(f"{setting} is {stage!r}; the stages of {self.name} are: {', '.join(self.stages)}")
         return self.stages.index(stage)
@@ -63,19 +63,15 @@ class BackboneFamily:
     """Gives the one whose name comes after it; raises ConfigError if there is none."""
 
 
-def _provided() -> list[Backbone | BackboneFamily]:
-    return [each for _, provided in call_each(plugin_manager().hook.frozen_backbones) for each in provided]
-
-
 def available_backbones() -> dict[str, Backbone]:
-    """Every backbone that the built-in and the installed plugins list, by name."""
-    return {backbone.name: backbone for backbone in _provided() if isinstance(backbone, Backbone)}
+    """Return every backbone that the built-in and the installed plugins list, by name."""
+    return {backbone.name: backbone for backbone in provided("frozen_backbones") if isinstance(backbone, Backbone)}
 
 
 def get_backbone(name: str) -> Backbone:
-    """The backbone called `name`. Raises ConfigError that lists the known names."""
+    """Return the backbone called `name`. Raises ConfigError that lists the known names."""
     prefix, colon, rest = str(name).partition(":")
-    families = {family.prefix: family for family in _provided() if isinstance(family, BackboneFamily)} if colon else {}
+    families = {family.prefix: family for family in provided("frozen_backbones") if isinstance(family, BackboneFamily)} if colon else {}
     if prefix in families:
         return families[prefix].get(rest)
     backbones = available_backbones()

@@ -7,20 +7,20 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
-from robomimic_frozen.encoders.group_norm import with_group_norm
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.projection import projection
-from robomimic_frozen.encoders.vision import GRID_SIZE, VisionBackbone
+from robomimic_frozen.encoders.readouts import projection
+from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import load_weights
 from robomimic_frozen.errors import ConfigError, ObservationError
 
 Shape = Sequence[int]
+_CHANNELS_PER_GROUP: Final = 16
 
 
 class MultiImageObsEncoder(nn.Module):
@@ -44,7 +44,7 @@ class MultiImageObsEncoder(nn.Module):
         pretrained: start from pretrained weights instead of random ones.
         freeze_rgb_encoder: train the projection only; or the name of a stage, to freeze the backbones up to and with it.
         weights: a weights file; None for the backbone's ImageNet weights.
-        feature_stage, pool, grid_size: as in FrozenResNetCore.
+        feature_stage, pool, grid_size: as in EncoderSpec.
 
     Attributes:
         key_model_map: key, or 'rgb' when shared -> VisionBackbone.
@@ -61,22 +61,22 @@ class MultiImageObsEncoder(nn.Module):
     def __init__(
         self,
         shape_meta: Mapping[str, Any],
-        rgb_model_name: str | nn.Module = "resnet18",
+        rgb_model_name: str | nn.Module = EncoderSpec.rgb_model_name,
         emb_dim: int = 256,
         resize_shape: Shape | Mapping[str, Shape] | None = None,
         crop_shape: Shape | Mapping[str, Shape] | None = None,
-        random_crop: bool = True,
+        random_crop: bool = EncoderSpec.random_crop,
         use_group_norm: bool = False,
         share_rgb_model: bool = False,
-        imagenet_norm: bool = True,
+        imagenet_norm: bool = EncoderSpec.imagenet_norm,
         use_seq: bool = False,
         keep_horizon_dims: bool = False,
-        pretrained: bool = True,
-        freeze_rgb_encoder: bool | str = True,
-        weights: str | Path | None = None,
-        feature_stage: str | Sequence[str] | None = None,
-        pool: str | None = None,
-        grid_size: Sequence[int] = GRID_SIZE,
+        pretrained: bool = EncoderSpec.pretrained_encoder,
+        freeze_rgb_encoder: bool | str = EncoderSpec.freeze_encoder,
+        weights: str | Path | None = EncoderSpec.weights,
+        feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
+        pool: str | None = EncoderSpec.pool,
+        grid_size: Sequence[int] = EncoderSpec.grid_size,
     ) -> None:
         super().__init__()
         self.shapes, self.rgb_keys, self.low_dim_keys = _read_shape_meta(shape_meta)
@@ -90,20 +90,32 @@ class MultiImageObsEncoder(nn.Module):
                 "use_group_norm with pretrained throws the weights' BatchNorm statistics away, and the features with them; "
                 "set use_group_norm=False, or pretrained=False to train from random weights"
             )
-        transforms = {
-            key: ResizeAndCrop(self.shapes[key], _for_key(resize_shape, key), _for_key(crop_shape, key), random_crop)
+        backbone = _backbone(rgb_model_name, use_group_norm)
+        specs = {
+            key: EncoderSpec(
+                backbone.name,
+                # Of a network of the caller's own, the weights are those it comes with.
+                pretrained_encoder=pretrained or backbone.fetch_weights is None,
+                freeze_encoder=freeze_rgb_encoder,
+                weights=None if weights is None else str(weights),
+                imagenet_norm=imagenet_norm,
+                resize_shape=_for_key(resize_shape, key),
+                crop_shape=_for_key(crop_shape, key),
+                random_crop=random_crop,
+                feature_stage=feature_stage,
+                pool=pool,
+                grid_size=grid_size,
+                image_shape=self.shapes[key],
+                backbone=backbone,
+            )
             for key in self.rgb_keys
         }
-        self.key_transform_map = nn.ModuleDict(transforms)
-        if share_rgb_model and len({transform.output_size for transform in transforms.values()}) > 1:
+        self.key_transform_map = nn.ModuleDict({key: spec.preprocessing() for key, spec in specs.items()})
+        if share_rgb_model and len({spec.preprocessing().output_size for spec in specs.values()}) > 1:
             raise ConfigError("share_rgb_model needs images of one size; give each key a resize_shape or crop_shape to that end")
-        backbone = _backbone(rgb_model_name, use_group_norm)
         self.key_model_map = nn.ModuleDict()
         for key in self.rgb_keys[:1] if share_rgb_model else self.rgb_keys:
-            self.key_model_map["rgb" if share_rgb_model else key] = VisionBackbone(
-                backbone, weights, pretrained or backbone.fetch_weights is None, freeze_rgb_encoder, imagenet_norm, feature_stage, pool,
-                grid_size, transforms[key].output_size,
-            )
+            self.key_model_map["rgb" if share_rgb_model else key] = specs[key].build()
         self.mlp = projection(self._feature_dim(), emb_dim)
 
     def _feature_dim(self) -> int:
@@ -115,15 +127,15 @@ class MultiImageObsEncoder(nn.Module):
 
     @property
     def output_dim(self) -> int:
-        """Size of the embedding."""
+        """Return the size of the embedding."""
         return self.emb_dim
 
     def output_shape(self) -> tuple[int]:
-        """Shape of the embedding without batch and time."""
+        """Return the shape of the embedding without batch and time."""
         return (self.emb_dim,)
 
     def forward(self, obs_dict: Mapping[str, Tensor]) -> Tensor:
-        """Images in [0, 1] and low-dim observations, each [B, *shape], or [B, T, *shape] with `use_seq`."""
+        """Embed images in [0, 1] and low-dim observations, each [B, *shape], or [B, T, *shape] with `use_seq`."""
         lead = self._check(obs_dict)
         flat = {key: obs_dict[key].reshape(-1, *self.shapes[key]) for key in self.shapes}
         features = [self._model(key)(self.key_transform_map[key](flat[key])) for key in self.rgb_keys]
@@ -135,7 +147,7 @@ class MultiImageObsEncoder(nn.Module):
         return embedding if self.keep_horizon_dims else embedding.flatten(1)
 
     def _check(self, obs_dict: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The leading dimensions, which all observations share."""
+        """Return the leading dimensions, which all observations share."""
         lead = None
         for key, shape in self.shapes.items():
             if key not in obs_dict:
@@ -156,7 +168,7 @@ class MultiImageObsEncoder(nn.Module):
 
 
 def get_resnet(name: str, weights: str | Path | None = None) -> nn.Module:
-    """A ResNet without its classifier, trainable: images [B, 3, H, W] -> [B, C].
+    """Return a ResNet without its classifier, trainable: images [B, 3, H, W] -> [B, C].
 
     Args:
         weights: a weights file, 'IMAGENET1K_V1' for the ImageNet ones, or None for random ones.
@@ -201,3 +213,16 @@ def _backbone(model: str | nn.Module, use_group_norm: bool) -> Backbone:
         return backbone
     build = backbone.build
     return dataclasses.replace(backbone, name=f"{backbone.name}_gn", build=lambda: with_group_norm(build()))
+
+
+def with_group_norm(network: nn.Module) -> nn.Module:
+    """Replace each BatchNorm2d of a network by a GroupNorm of 16 channels a group, and return the network.
+
+    As in Diffusion Policy (Chi et al. 2023), where BatchNorm and the moving average of the weights disagree.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(network, name, nn.GroupNorm(max(1, child.num_features // _CHANNELS_PER_GROUP), child.num_features))
+        else:
+            with_group_norm(child)
+    return network

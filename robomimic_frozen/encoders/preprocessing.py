@@ -38,20 +38,20 @@ class ResizeAndCrop(nn.Module):
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """(H, W) of the result."""
+        """Return (H, W) of the result."""
         return self.crop_shape or self._resized
 
     def forward(self, images: Tensor) -> Tensor:
         return self.crop(self.resize(images))
 
     def resize(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> [B, 3, *resize_shape]."""
+        """Resize images [B, 3, H, W] to [B, 3, *resize_shape]."""
         if self.resize_shape is None:
             return images
         return TVF.resize(images, list(self.resize_shape), antialias=True)
 
     def crop(self, images: Tensor) -> Tensor:
-        """Resized images -> [B, 3, *crop_shape]."""
+        """Crop resized images to [B, 3, *crop_shape]."""
         if self.crop_shape is None:
             return images
         if self.training and self.random_crop:
@@ -63,7 +63,7 @@ class ResizeAndCrop(nn.Module):
 
 
 def random_positions(images: Tensor, crop_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """One (top, left) for each image, both [B], uniform over all crops that fit; from torch's global generator."""
+    """Draw one (top, left) for each image, both [B], uniform over all crops that fit; from torch's global generator."""
     batch, _, height, width = images.shape
     tops = torch.randint(height - crop_shape[0] + 1, (batch,), device=images.device)
     lefts = torch.randint(width - crop_shape[1] + 1, (batch,), device=images.device)
@@ -71,7 +71,7 @@ def random_positions(images: Tensor, crop_shape: tuple[int, int]) -> tuple[Tenso
 
 
 def crop_at(images: Tensor, tops: Tensor, lefts: Tensor, crop_shape: tuple[int, int]) -> Tensor:
-    """Images [B, C, H, W], `tops` [B], `lefts` [B] -> crops [B, C, *crop_shape], each at its own position."""
+    """Cut a crop [C, *crop_shape] out of each of the images [B, C, H, W], at its own position of `tops` [B] and `lefts` [B]."""
     rows = tops[:, None] + torch.arange(crop_shape[0], device=images.device)
     columns = lefts[:, None] + torch.arange(crop_shape[1], device=images.device)
     batch = torch.arange(len(images), device=images.device)

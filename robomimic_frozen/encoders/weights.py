@@ -22,7 +22,7 @@ _restoring: contextvars.ContextVar[bool] = contextvars.ContextVar("restoring", d
 
 @contextlib.contextmanager
 def restoring_checkpoint(active: bool = True) -> Iterator[None]:
-    """Within it, encoders are built without reading a weights file: the checkpoint about to be loaded has them."""
+    """Build encoders in the block without reading a weights file: the checkpoint about to be loaded has them."""
     token = _restoring.set(active)
     try:
         yield
@@ -31,12 +31,12 @@ def restoring_checkpoint(active: bool = True) -> Iterator[None]:
 
 
 def is_restoring_checkpoint() -> bool:
-    """Whether the caller is inside `restoring_checkpoint()`."""
+    """Return whether the caller is inside `restoring_checkpoint()`."""
     return _restoring.get()
 
 
 def fetch_from_hub(url: str, backbone: str) -> Path:
-    """The file of `url` in torch's hub cache, downloaded (with a progress bar, its hash verified) when absent.
+    """Return the file of `url` in torch's hub cache, downloaded (with a progress bar, its hash verified) when absent.
 
     Raises WeightsUnavailableError that names the file, the folder it belongs in and the settings that avoid it.
     """
@@ -59,7 +59,7 @@ def fetch_from_hub(url: str, backbone: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.pth` or `.safetensors` file. Nothing in the file is executed. Raises WeightsError."""
+    """Return the state dict in a `.pth` or `.safetensors` file. Nothing in the file is executed. Raises WeightsError."""
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -106,7 +106,7 @@ def load_weights(network: nn.Module, backbone: Backbone, path: Path) -> None:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes, types and values of a state dict, wherever its tensors live."""
+    """Return the sha256 over names, shapes, types and values of a state dict, wherever its tensors live."""
     result = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()

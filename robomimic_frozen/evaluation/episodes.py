@@ -1,25 +1,25 @@
-"""One episode at a time: a checkpoint's policy in its environment, from a seed."""
+"""One episode at a time: a checkpoint's policy in its environment, from a seed, and a video of it."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Final
 
+import cv2
+import imageio
 import numpy as np
 import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.torch_utils as TorchUtils
-import torch
 
-from robomimic_frozen.cameras import CameraGate
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.evaluation.statistics import Episode
-from robomimic_frozen.renderer import KeptRenderer
+from robomimic_frozen.simulation.seeding import SeededResets
 
-VIDEO_SIZE = 256
+VIDEO_SIZE: Final = 256
+FRAMES_PER_SECOND: Final = 20
+_CAPTION_HEIGHT: Final = 24
 
 
 class Rollouts:
@@ -44,9 +44,8 @@ class Rollouts:
                 "install what it was trained with"
             ) from error
         self._robosuite = getattr(self.env, "unwrapped", self.env).env
-        self._gate, self._renderer = CameraGate(self._robosuite), KeptRenderer()
-        self._has_renderer = self._robosuite.has_offscreen_renderer
         self._check_cameras(checkpoint)
+        self._resets = SeededResets(self.env)
 
     def _check_cameras(self, checkpoint: Path) -> None:
         missing = [key for key in self.policy.policy.obs_shapes if key.endswith("_image") and key not in self._robosuite._observables]
@@ -57,18 +56,19 @@ class Rollouts:
             )
 
     def run(self, seed: int, horizon: int, frames: list[np.ndarray] | None = None) -> Episode:
-        """The episode that robomimic's `rollout` gives first in an environment made with this seed.
+        """Return the episode that robomimic's `rollout` gives first in an environment made with this seed.
 
         Args:
             horizon: the number of steps after which it has failed.
             frames: a list to put an image of each step into, for a video.
         """
         start = time.perf_counter()
-        obs = self._start(seed)
+        self.policy.start_episode()
+        obs = self._resets.start(seed)
         steps, total_reward, success, done = 0, 0.0, False, False
         while steps < horizon and not success and not done:
             action = self.policy(ob=obs)
-            self._gate.is_open = getattr(self.policy.policy, "reads_next_observation", True)
+            self._resets.gate.is_open = getattr(self.policy.policy, "reads_next_observation", True)
             obs, reward, done, _ = self.env.step(action)
             steps, total_reward, success = steps + 1, total_reward + float(reward), bool(self.env.is_success()["task"])
             if frames is not None:
@@ -76,41 +76,11 @@ class Rollouts:
                 frames.append(self.env.render("rgb_array", height=VIDEO_SIZE, width=VIDEO_SIZE, camera_name=camera))
         return Episode(seed, success, steps, total_reward, time.perf_counter() - start)
 
-    def _start(self, seed: int) -> dict[str, Any]:
-        """The first observation of an environment that was made with this seed just now."""
-        self.policy.start_episode()
-        env = self._robosuite
-        # robosuite draws from one generator, which its samplers hold, too.
-        env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        with self._gate.closed():
-            env.reset()  # draws what the constructor draws
-            for name, observable in env._observables.items():
-                env.modify_observable(name, "enabled", observable.is_enabled())  # which sets its clock to 0
-                observable._sampled = False
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            self.env.reset()
-            state = self.env.get_state()
-            with self._only_the_last_observation():
-                return self.env.reset_to(state)
 
-    @contextlib.contextmanager
-    def _only_the_last_observation(self) -> Iterator[None]:
-        """Within it the renderer is made with the last simulation, and cameras render when its state has been set, not before."""
-        base, env = getattr(self.env, "unwrapped", self.env), self._robosuite
-        get_observation, reset_from_xml_string = base.get_observation, env.reset_from_xml_string
-
-        def gated_observation(di: Any = None) -> dict[str, Any]:
-            self._gate.is_open = di is None
-            return get_observation(di)
-
-        def reset_with_renderer(xml: str) -> None:
-            env.has_offscreen_renderer = self._has_renderer
-            with self._renderer.in_use():
-                reset_from_xml_string(xml)
-
-        with (
-            mock.patch.object(base, "get_observation", gated_observation),
-            mock.patch.object(env, "reset_from_xml_string", reset_with_renderer),
-        ):
-            yield
+def encode_video(frames: Sequence[np.ndarray], caption: str) -> bytes:
+    """Return the content of an mp4 file that shows these frames [H, W, 3] uint8 above a line of text."""
+    line = np.zeros((_CAPTION_HEIGHT, frames[0].shape[1], 3), np.uint8)
+    cv2.putText(line, caption, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    captioned = [np.concatenate([frame, line]) for frame in frames]
+    # What imageio says of its types leaves out that a format may be a name.
+    return imageio.mimwrite("<bytes>", captioned, format="mp4", fps=FRAMES_PER_SECOND, macro_block_size=8)  # type: ignore[call-overload]

@@ -33,14 +33,14 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Of one checkpoint's episodes.
+    """What the episodes of one checkpoint come to.
 
     Attributes:
         episodes: that ended, in success or failure.
         successes: of those.
-        errors: episodes that ended in an error; they count as neither.
+        errors: how many episodes ended in an error; they count as neither.
         success_rate: None without episodes, as are the next ones.
-        interval: of the success rate, with 95 % confidence (Wilson 1927).
+        interval: of the success rate, with 95 % confidence.
         mean_steps, mean_return, steps_per_second: of an episode.
     """
 
@@ -56,13 +56,13 @@ class Summary:
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """95 % confidence interval of a success rate."""
+    """Return the 95 % confidence interval of a success rate (Wilson 1927)."""
     interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary:
-    """Of episodes as their files hold them."""
+    """Return the summary of episodes as their files hold them."""
     ended = [episode for episode in episodes if episode["error"] is None]
     successes = sum(episode["success"] for episode in ended)
     if not ended:
@@ -81,7 +81,7 @@ def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary
 
 
 def as_table(summaries: Sequence[Summary]) -> str:
-    """Markdown, a row for each checkpoint."""
+    """Return a table in Markdown, a row for each checkpoint."""
     lines = ["| checkpoint | success | 95 % | episodes | errors | steps | return | steps/s |", "|---|---|---|---|---|---|---|---|"]
     for summary in summaries:
         if summary.success_rate is None or summary.interval is None:

@@ -7,18 +7,12 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
-
-from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.features.store import CachedFeatures
-
-GetFeatures = Callable[[ImageSource], CachedFeatures]
 
 
 @dataclass(frozen=True)
@@ -40,8 +34,8 @@ class CachedFeatureDataset(SequenceDataset):
     it is the same in any process of a DataLoader. Once `encoder_is_frozen` says no, it serves what SequenceDataset would.
 
     Args:
-        get_features: gives the cache of one obs key; called for the demos this dataset serves.
-        image_keys: the obs keys that have features.
+        features: 'obs/<obs key>' or 'next_obs/<obs key>' -> features [frames of all demos, 1 + cached_crops, F] of the demos this
+            dataset serves, in their order.
         obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
         encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
@@ -56,8 +50,7 @@ class CachedFeatureDataset(SequenceDataset):
         hdf5_path: str,
         obs_keys: Sequence[str],
         *args: Any,
-        get_features: GetFeatures,
-        image_keys: Sequence[str],
+        features: Mapping[str, np.ndarray],
         obs_frames: int | None,
         random_crops: bool,
         encoder_is_frozen: Callable[[], bool],
@@ -65,23 +58,17 @@ class CachedFeatureDataset(SequenceDataset):
     ) -> None:
         self._make_pixel_dataset = functools.partial(SequenceDataset, hdf5_path, obs_keys, *args, **kwargs)
         self.encoder_is_frozen = encoder_is_frozen
-        self.image_keys = tuple(key for key in obs_keys if key in image_keys)
+        self.features = features
+        self.image_keys = tuple(key for key in obs_keys if f"obs/{key}" in features)
         self.obs_frames = obs_frames
         self.random_crops = random_crops
         other_keys = [key for key in obs_keys if key not in self.image_keys]
         super().__init__(hdf5_path, other_keys, *args, **{**kwargs, "hdf5_cache_mode": "low_dim"})
-        groups = ["obs", "next_obs"] if self.load_next_obs else ["obs"]
-        path, demos = Path(self.hdf5_path).absolute(), tuple(self.demos)
-        self.caches = {
-            (group, key): get_features(ImageSource(path, demos, f"{group}/{key}")).features
-            for group in groups
-            for key in self.image_keys
-        }
         self._frames_of_sequences()
         self._arrays: dict[str, Any] = {}
 
     def _frames_of_sequences(self) -> None:
-        """For each sequence: its first frame after stacking, and the first and last frame of its demo."""
+        """Find for each sequence its first frame after stacking, and the first and last frame of its demo."""
         lengths = np.array([self._demo_id_to_demo_length[demo] for demo in self.demos])
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         counts = np.diff([*(self._demo_id_to_start_indices[demo] for demo in self.demos), self.total_num_sequences])
@@ -108,7 +95,7 @@ class CachedFeatureDataset(SequenceDataset):
         return self._make_pixel_dataset()
 
     def gather(self, indices: np.ndarray) -> dict[str, Any]:
-        """The sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
+        """Return the sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
         if not self._arrays:
             self._arrays = self._whole_demos()
         offsets = np.arange(1 - self.n_frame_stack, self.seq_length)
@@ -129,7 +116,7 @@ class CachedFeatureDataset(SequenceDataset):
     def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
         gathered = {key: _take(array, frames) for key, array in self._arrays[group].items()}
         for key in self.image_keys:
-            gathered[key] = self._gather_features(self.caches[group, key], frames, crops)
+            gathered[key] = self._gather_features(self.features[f"{group}/{key}"], frames, crops)
         return gathered
 
     def _gather_features(self, features: np.ndarray, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
@@ -140,7 +127,7 @@ class CachedFeatureDataset(SequenceDataset):
         return _take(features.reshape(-1, features.shape[2]), rows.numpy())[..., None, None]
 
     def _whole_demos(self) -> dict[str, Any]:
-        """Everything but images, as one array [frames of all demos, ...] for each key.
+        """Return everything but images, as one array [frames of all demos, ...] for each key.
 
         Each demo is read as one long sequence through stock `get_item`, so that whatever a robomimic version does to an
         item (action normalization, say) is done by its own code.
@@ -165,7 +152,7 @@ class CachedFeatureDataset(SequenceDataset):
 
 
 def gathering_batches(meta_dataset: type) -> type:
-    """robomimic 0.5's MetaDataset, which mixes several datasets, with whole batches gathered from cached ones."""
+    """Make of robomimic 0.5's MetaDataset, which mixes several datasets, one that gathers whole batches from cached ones."""
 
     def getitems(self: Any, indices: Sequence[int]) -> list[GatheredBatch] | list[dict[str, Any]]:
         if not all(dataset.encoder_is_frozen() for dataset in self.datasets):

@@ -6,55 +6,61 @@ import contextlib
 import copy
 import ctypes
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robomimic_frozen import compat
 from robomimic_frozen.encoders.preprocessing import crop_at
-from robomimic_frozen.errors import DatasetError, WeightsError
-from robomimic_frozen.features.crops import crop_positions
-from robomimic_frozen.features.source import ImageSource, image_digest
-from robomimic_frozen.features.spec import Extractor
+from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.errors import WeightsError
+from robomimic_frozen.features.source import ImageSource, crop_positions, image_digest
+from robomimic_frozen.utils import machine
+from robomimic_frozen.utils.parallel import worker_state
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 128
-SAFE_SIMILARITY = 0.999
-_SAMPLE_IMAGES = 32
+BATCH_SIZE: Final = 128
+SAFE_SIMILARITY: Final = 0.999
+_SAMPLE_IMAGES: Final = 32
 # Of malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def make_demo_extraction(
-    source: ImageSource, demos: Sequence[tuple[str, int, str]], extractor: Extractor, device: torch.device | None, threads: int | None
-) -> Callable[[int], bytes]:
-    """In a worker: number of a demo -> its features, as they are stored.
+def extract_demo(
+    spec: EncoderSpec, source: ImageSource, weights_sha256: str, device: torch.device | None, threads: int | None, demo: str
+) -> tuple[str, bytes]:
+    """Return the digest of a demo's images, and their features as they are stored. The network is built once in each worker.
 
     Args:
-        demos: name, number of frames and `image_digest` of each.
+        weights_sha256: of the frozen weights, which must be the same in every worker.
         device: None for the worker's GPU, if it has one.
+        threads: that the worker may compute with; None for torch's choice.
 
     Raises:
-        DatasetError: the dataset cannot be read, or is not what it was.
+        DatasetError: the dataset cannot be read.
+        WeightsError: the worker has other weights, or they give numbers that are not finite.
     """
+    extraction = worker_state(_make_extraction, spec, source, weights_sha256, device, threads)
+    images = source.read(demo)
+    return image_digest(images), extraction(source.place_of(demo), images).tobytes()
+
+
+def _make_extraction(
+    spec: EncoderSpec, source: ImageSource, weights_sha256: str, device: torch.device | None, threads: int | None
+) -> FeatureExtraction:
     if threads is not None:
         torch.set_num_threads(threads)
     _keep_freed_memory()
+    network = spec.build()
+    if network.frozen_sha256() != weights_sha256:
+        raise WeightsError(f"the weights in {network.origin} are others where features are extracted; give all workers the same file")
     device = device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    extraction = FeatureExtraction(extractor, device, sample=source.read(source.demos[0]))
-
-    def extract(index: int) -> bytes:
-        name, _, digest = demos[index]
-        images = source.read(name)
-        if image_digest(images) != digest:
-            raise DatasetError(f"{source.path} changed while its features were extracted; run again when it is complete")
-        return extraction(source.frames_of(name), images).tobytes()
-
-    return extract
+    return FeatureExtraction(spec, network, device, sample=source.read(source.demos[0], _SAMPLE_IMAGES))
 
 
 def _keep_freed_memory() -> None:
@@ -71,18 +77,21 @@ class FeatureExtraction:
     The features of a demo depend on that demo and on `sample` alone, not on what was extracted before it.
 
     Args:
+        spec: of the features.
+        network: what it builds.
         sample: images [T, H, W, 3] uint8 on which the number format is chosen.
     """
 
-    def __init__(self, extractor: Extractor, device: torch.device, sample: np.ndarray) -> None:
-        self.extractor = extractor
+    def __init__(self, spec: EncoderSpec, network: VisionBackbone, device: torch.device, sample: np.ndarray) -> None:
+        self.spec = spec
         self.device = device
+        self.preprocess = spec.preprocessing().eval()
         # The layout of the shared network must not change under the policy that uses it.
-        self.vision = copy.deepcopy(extractor.vision).to(device).to(memory_format=torch.channels_last)
+        self.network = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)
         self.precision = self._fastest_safe_precision(sample[:_SAMPLE_IMAGES])
 
     def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:
-        """Features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
+        """Return features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
 
         Args:
             frames: names demo and obs key; see `crop_positions`.
@@ -93,24 +102,24 @@ class FeatureExtraction:
         features = np.concatenate([self._features(batch) for batch in self._batches(frames, images)])
         if not np.isfinite(features).all():
             raise WeightsError(
-                f"{self.extractor.vision.backbone.name} gives NaN or infinite features for {frames}: its weights file is "
-                "damaged, or algo.feature_cache.dtype must be 'float32'"
+                f"{self.spec.backbone.name} gives NaN or infinite features for {frames}: its weights file is damaged, or "
+                "algo.feature_cache.dtype must be 'float32'"
             )
-        return features.reshape(len(images), 1 + self.extractor.cached_crops, -1)
+        return features.reshape(len(images), 1 + self.spec.cached_crops, -1)
 
     @torch.inference_mode()
     def _features(self, images: Tensor) -> np.ndarray:
-        return self._forward(images, self.precision).float().cpu().numpy().astype(self.extractor.dtype)
+        return self._forward(images, self.precision).float().cpu().numpy().astype(self.spec.dtype)
 
     def _forward(self, images: Tensor, precision: torch.dtype) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            return self.vision.frozen_part(images)
+            return self.network.frozen_part(images)
 
     @torch.inference_mode()
     def _fastest_safe_precision(self, sample: np.ndarray) -> torch.dtype:
         # Whoever stores float32 wants the digits that bfloat16 does not have.
-        if self.extractor.dtype == "float32" or not compat.has_fast_bfloat16(self.device):
+        if self.spec.dtype == "float32" or not machine.has_fast_bfloat16(self.device):
             return torch.float32
         images = next(self._batches("sample", sample))
         exact, quick = self._forward(images, torch.float32), self._forward(images, torch.bfloat16).float()
@@ -121,20 +130,19 @@ class FeatureExtraction:
         return torch.bfloat16
 
     def _batches(self, name: str, images: np.ndarray) -> Iterator[Tensor]:
-        """Crops [B, 3, h, w] in [0, 1], all those of a frame one after another."""
-        extractor = self.extractor
-        variants = 1 + extractor.cached_crops
-        frames_per_batch = max(1, BATCH_SIZE // variants)
+        """Yield crops [B, 3, h, w] in [0, 1], all those of a frame one after another."""
+        num_crops = self.spec.cached_crops
+        frames_per_batch = max(1, BATCH_SIZE // (1 + num_crops))
         for first in range(0, len(images), frames_per_batch):
             part = torch.from_numpy(images[first : first + frames_per_batch]).to(self.device)
-            frames = extractor.preprocess.resize(part.permute(0, 3, 1, 2).float() / 255)
-            crops = extractor.preprocess.crop(frames)[:, None]
-            if extractor.cached_crops:
+            frames = self.preprocess.resize(part.permute(0, 3, 1, 2).float() / 255)
+            crops = self.preprocess.crop(frames)[:, None]
+            if num_crops:
                 height, width = crops.shape[-2:]
                 choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
-                positions = crop_positions(extractor.crop_seed, name, len(images), extractor.cached_crops, choices)
+                positions = crop_positions(self.spec.crop_seed, name, len(images), num_crops, choices)
                 tops, lefts = torch.from_numpy(positions[first : first + frames_per_batch]).to(self.device).unbind(-1)
-                repeated = frames.repeat_interleave(extractor.cached_crops, dim=0)
+                repeated = frames.repeat_interleave(num_crops, dim=0)
                 randoms = crop_at(repeated, tops.flatten(), lefts.flatten(), (height, width))
-                crops = torch.cat([crops, randoms.unflatten(0, (len(part), extractor.cached_crops))], dim=1)
+                crops = torch.cat([crops, randoms.unflatten(0, (len(part), num_crops))], dim=1)
             yield crops.flatten(0, 1)

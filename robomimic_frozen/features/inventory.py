@@ -14,13 +14,10 @@ import robomimic.utils.torch_utils as TorchUtils
 import torch
 import torch.nn.functional as F
 
-from robomimic_frozen.encoders.backbones import get_backbone
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
+from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
 from robomimic_frozen.features.extraction import SAFE_SIMILARITY, FeatureExtraction
 from robomimic_frozen.features.source import ImageSource, image_digest
-from robomimic_frozen.features.spec import Extractor
 from robomimic_frozen.features.store import DAMAGED, PARTIAL, CachedFeatures, FeatureStore, open_cache
 
 SECONDS_PER_DAY = 86_400
@@ -46,11 +43,11 @@ class Entry:
 
     @property
     def days_unused(self) -> float:
-        """Days since it was last read or written."""
+        """Return the days since it was last read or written."""
         return _days_since(self.last_used)
 
     def summary(self) -> str:
-        """One line: key, size, age, and what it is for."""
+        """Return one line: key, size, age, and what it is for."""
         what = self.damage if self.cache is None else _purpose(self.cache.metadata)
         return _line(self.folder.name, self.num_bytes, self.last_used, what)
 
@@ -73,13 +70,13 @@ def _purpose(metadata: Mapping[str, Any]) -> str:
 
 
 def print_entries(root: str | Path | None) -> None:
-    """One line for each cache in a folder or at a URL; there the age is that of the file. Raises CacheUnavailableError."""
+    """Print one line for each cache in a folder or at a URL; there the age is that of the file. Raises CacheUnavailableError."""
     store = FeatureStore(root)
-    if store.shared is None:
+    if store.remote is None:
         found = [(entry.num_bytes, entry.summary()) for entry in entries(root, checksums=False)]
     else:
         found = [
-            (cache.num_bytes, _line(cache.key, cache.num_bytes, cache.written, _purpose(cache.metadata))) for cache in store.shared.all()
+            (cache.num_bytes, _line(cache.key, cache.num_bytes, cache.written, _purpose(cache.metadata))) for cache in store.remote.all()
         ]
     for _, line in found:
         print(line)
@@ -87,7 +84,7 @@ def print_entries(root: str | Path | None) -> None:
 
 
 def print_verification(root: str | Path | None, dataset: Path | None) -> None:
-    """One line for each cache; raises RobomimicFrozenError in the end if any is not what it should be."""
+    """Print one line for each cache; raises RobomimicFrozenError in the end if any is not what it should be."""
     found, bad = entries(root, checksums=True), 0
     device = TorchUtils.get_torch_device(try_to_use_cuda=True)
     for entry in found:
@@ -104,7 +101,7 @@ def print_verification(root: str | Path | None, dataset: Path | None) -> None:
 
 
 def print_pruned(root: str | Path | None, unused_days: float | None, dry_run: bool) -> None:
-    """One line for each cache that goes."""
+    """Print one line for each cache that goes."""
     removed = prune(root, unused_days, dry_run)
     for entry in removed:
         print(entry.summary())
@@ -113,7 +110,7 @@ def print_pruned(root: str | Path | None, unused_days: float | None, dry_run: bo
 
 
 def entries(root: str | Path | None, checksums: bool) -> list[Entry]:
-    """Everything in the store at `root` (None: as in FeatureStore), the last used first. See `open_cache` for `checksums`."""
+    """Return everything in the store at `root` (None: as in FeatureStore), the last used first. See `open_cache` for `checksums`."""
     folders = FeatureStore(root).root.glob("*")
     found = [_entry(folder, checksums) for folder in folders if folder.is_dir()]
     return sorted(found, key=lambda entry: -entry.last_used)
@@ -141,33 +138,23 @@ def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) ->
         WeightsError: the weights are not there, or are others.
         RobomimicFrozenError: the features differ.
     """
-    demo = min(cache.metadata["demos"], key=lambda demo: demo["frames"])
-    source = ImageSource(dataset or Path(cache.metadata["dataset"]), (demo["name"],), cache.metadata["obs_key"])
-    (images,) = source.images()
+    metadata = cache.metadata
+    demo = min(metadata["demos"], key=lambda demo: demo["frames"])
+    source = ImageSource(dataset or Path(metadata["dataset"]), (demo["name"],), metadata["obs_key"])
+    images = source.read(demo["name"])
     if image_digest(images) != demo["images"]:
         raise DatasetError(f"{source.path} has other images now than this cache was made from")
-    extraction = FeatureExtraction(_extractor(cache.metadata, source.image_shape()), device, images)
-    again = torch.from_numpy(extraction(source.frames_of(demo["name"]), images)).float()
+    spec = EncoderSpec.from_description(metadata["description"], metadata["weights"], source.image_shape())
+    network = spec.build()
+    if network.frozen_sha256() != metadata["description"]["weights_sha256"]:
+        raise RobomimicFrozenError(f"the weights in {metadata['weights']} are others now than those this cache was made with")
+    extraction = FeatureExtraction(spec, network, device, images)
+    again = torch.from_numpy(extraction(source.place_of(demo["name"]), images)).float()
     stored = torch.from_numpy(cache.of(demo["name"]).copy()).float()
     similarity = F.cosine_similarity(again, stored, dim=-1).min().item()
     if not similarity >= SAFE_SIMILARITY:
         raise RobomimicFrozenError(f"its features differ from newly extracted ones (cosine similarity {similarity:.4f})")
     return similarity
-
-
-def _extractor(metadata: dict[str, Any], image_shape: tuple[int, int, int]) -> Extractor:
-    """The one that made the cache. Raises RobomimicFrozenError if its weights are others today."""
-    what, origin = metadata["description"], metadata["weights"]
-    weights = origin if Path(origin).is_absolute() else None
-    preprocess = ResizeAndCrop(image_shape, what["resize_shape"], what["crop_shape"]).eval()
-    vision = VisionBackbone(
-        get_backbone(what["backbone"]), weights, origin != RANDOM, what["frozen_stages"][-1],
-        what["normalize"], what["feature_stages"], what["pool"], what["grid_size"], preprocess.output_size,
-    )
-    extractor = Extractor(vision, preprocess, what["cached_crops"], what["crop_seed"], what["dtype"])
-    if extractor.description()["weights_sha256"] != what["weights_sha256"]:
-        raise RobomimicFrozenError(f"the weights in {origin} are others now than those this cache was made with")
-    return extractor
 
 
 def prune(root: str | Path | None, unused_days: float | None, dry_run: bool) -> list[Entry]:

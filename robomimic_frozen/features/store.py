@@ -1,9 +1,9 @@
 """The cache folder: complete caches, under names that their content decides.
 
-    <root>/<key>/features.bin     float16 or float32 [frames, 1 + crops, F], demo after demo
-    <root>/<key>/metadata.json    shape, checksums, and what it is for; written last, touched at each use
-    <root>/<key>.partial/         one that is being built, or was when its process died
-    <root>/<key>.lock             held by the process that builds it
+    <root>/<key>/features.bin      float16 or float32 [frames, 1 + crops, F], demo after demo
+    <root>/<key>/metadata.json     shape, checksums, and what it is for; written last, touched at each use
+    <root>/<name>.partial/         one that is being built, or was when its process died
+    <root>/<name>.lock             held by the process that builds it
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import filelock
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from robomimic_frozen.errors import CacheUnavailableError
-from robomimic_frozen.executors.executor import Executor, surviving_map
-from robomimic_frozen.executors.processes import ThisProcess
-from robomimic_frozen.features.extraction import make_demo_extraction
-from robomimic_frozen.features.shared import FEATURES, METADATA, SharedCaches
-from robomimic_frozen.features.source import ImageSource
-from robomimic_frozen.features.spec import Extractor, cache_key
-from robomimic_frozen.files import to_disk, write_json
-from robomimic_frozen.storage import LOCAL, is_url
+from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.errors import CacheUnavailableError, DatasetError
+from robomimic_frozen.features.extraction import extract_demo
+from robomimic_frozen.features.remote import FEATURES, METADATA, RemoteCaches
+from robomimic_frozen.features.source import ImageSource, image_digest
+from robomimic_frozen.utils.files import fingerprint, to_disk, write_json
+from robomimic_frozen.utils.parallel import Executor, retrying_map
+from robomimic_frozen.utils.urls import LOCAL, is_url
 
 logger = logging.getLogger(__name__)
 
 PROGRESS, PARTIAL = "progress.jsonl", ".partial"
-DAMAGED = (OSError, ValueError, KeyError, TypeError)
+DAMAGED: Final = (OSError, ValueError, KeyError, TypeError)
 """What `open_cache` raises for a cache that is not whole."""
 
 
@@ -50,7 +49,7 @@ class CachedFeatures:
 
     Attributes:
         features: [frames of all demos, 1 + cached_crops, F], the central crop first.
-        metadata: what the cache is for: 'description' (see `Extractor.description`), 'dataset', 'obs_key', 'weights',
+        metadata: what the cache is for: 'description' (see `EncoderSpec.description`), 'dataset', 'obs_key', 'weights',
             'seconds' it took, and of each of its 'demos' the 'name', number of 'frames', sha256 of the 'images', and
             'crc32' of the features.
         folder: where it lies.
@@ -61,13 +60,24 @@ class CachedFeatures:
     folder: Path
 
     def of(self, name: str) -> np.ndarray:
-        """The features of one demo."""
+        """Return the features of one demo."""
         first = 0
         for demo in self.metadata["demos"]:
             if demo["name"] == name:
                 return self.features[first : first + demo["frames"]]
             first += demo["frames"]
         raise KeyError(name)
+
+
+def ensure_features(
+    spec: EncoderSpec,
+    source: ImageSource,
+    executor: Executor | None = None,
+    root: str | Path | None = None,
+    device: torch.device | None = None,
+) -> CachedFeatures:
+    """Return the features of images, extracted first where they are not in the cache. Arguments and errors as of `FeatureStore.get`."""
+    return FeatureStore(root).get(source, spec, device, executor)
 
 
 class FeatureStore:
@@ -79,13 +89,13 @@ class FeatureStore:
     """
 
     def __init__(self, root: str | Path | None = None, local: Path = LOCAL) -> None:
-        self.shared = SharedCaches(str(root)) if root is not None and is_url(root) else None
-        self.root = Path(local if root is None or self.shared is not None else root).expanduser()
+        self.remote = RemoteCaches(str(root)) if root is not None and is_url(root) else None
+        self.root = Path(local if root is None or self.remote is not None else root).expanduser()
 
     def get(
-        self, source: ImageSource, extractor: Extractor, device: torch.device | None, executor: Executor | None = None
+        self, source: ImageSource, spec: EncoderSpec, device: torch.device | None = None, executor: Executor | None = None
     ) -> CachedFeatures:
-        """The features of `source`, extracted first where they are not in the store.
+        """Return the features of `source`, extracted first where they are not in the store.
 
         When another process is extracting the same ones, waits for it.
 
@@ -98,30 +108,38 @@ class FeatureStore:
             WeightsError: the features are not finite numbers.
             CacheUnavailableError: the folder or the URL cannot be written to, or the disk is full.
         """
-        digests = source.digests()
-        description = extractor.description()
-        key = cache_key(description, source.key, dict(zip(source.demos, digests, strict=True)))
+        with torch.random.fork_rng(devices=[]):  # a run must not depend on whether its features were there before
+            return self._get(_Wanted(spec, source), device, executor)
+
+    def _get(self, wanted: _Wanted, device: torch.device | None, executor: Executor | None) -> CachedFeatures:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            found, built = self._open(key), False
+            found, built = self._find(wanted), False
             if found is None:
-                with self._lock(key):
-                    found = self._open(key) or self._fetched(key)  # another process may have built it while this one waited
+                with self._lock(wanted.name):
+                    found = self._find(wanted) or self._fetched(wanted)  # another process may have built it while this one waited
                     if found is None:
-                        if self.shared is not None:
-                            self.shared.check_writable()
-                        self._build(key, source, digests, extractor, description, device, executor or ThisProcess())
-                        found, built = open_cache(self.root / key), True
-            if self.shared is not None and (built or not self.shared.has(key)):
-                self.shared.publish(found.folder)
+                        if self.remote is not None:
+                            self.remote.check_writable()
+                        found, built = self._build(wanted, device, executor), True
+            if self.remote is not None and (built or not self.remote.has(found.folder.name)):
+                self.remote.publish(found.folder)
             return found
         except OSError as error:
             raise CacheUnavailableError(
                 f"the feature cache in {self.root} cannot be written ({error}); set algo.feature_cache.dir to another folder"
             ) from error
 
-    def _lock(self, key: str) -> filelock.BaseFileLock:
-        lock = filelock.FileLock(self.root / f"{key}.lock")
+    def _find(self, wanted: _Wanted) -> CachedFeatures | None:
+        """Return the complete cache of these features. Only while one could be it, images are read and hashed."""
+        for path in self.root.glob(f"*/{METADATA}"):
+            with contextlib.suppress(*DAMAGED):
+                if not path.parent.name.endswith(PARTIAL) and wanted.matches(json.loads(path.read_text())):
+                    return self._open(path.parent.name)
+        return None
+
+    def _lock(self, name: str) -> filelock.BaseFileLock:
+        lock = filelock.FileLock(self.root / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -130,7 +148,7 @@ class FeatureStore:
         return lock
 
     def _open(self, key: str) -> CachedFeatures | None:
-        """The complete cache of this name, or None; a damaged one counts for nothing and is named in a warning."""
+        """Return the complete cache of this name, or None; a damaged one counts for nothing and is named in a warning."""
         folder = self.root / key
         if not folder.exists():
             return None
@@ -143,51 +161,104 @@ class FeatureStore:
             os.utime(folder / METADATA)
         return cache
 
-    def _fetched(self, key: str) -> CachedFeatures | None:
-        return self._open(key) if self.shared is not None and self.shared.fetch(key, self.root) else None
+    def _fetched(self, wanted: _Wanted) -> CachedFeatures | None:
+        if self.remote is None:
+            return None
+        key = cache_key(wanted.description, wanted.source.key, {demo: wanted.digest(demo) for demo in wanted.frames})
+        return self._open(key) if self.remote.fetch(key, self.root) else None
 
-    def _build(
-        self,
-        key: str,
-        source: ImageSource,
-        digests: list[str],
-        extractor: Extractor,
-        description: dict[str, Any],
-        device: torch.device | None,
-        executor: Executor,
-    ) -> None:
-        partial = self.root / f"{key}{PARTIAL}"
+    def _build(self, wanted: _Wanted, device: torch.device | None, executor: Executor | None) -> CachedFeatures:
+        partial = self.root / f"{wanted.name}{PARTIAL}"
         partial.mkdir(exist_ok=True)
         start = time.monotonic()
-        with _Progress(partial) as progress, _ProgressBar(source.key, len(source.demos), len(progress.demos)) as bar:
-            demos = list(zip(source.demos, source.lengths(), digests, strict=True))
-            starts = itertools.accumulate((frames * extractor.feature_bytes for _, frames, _ in demos), initial=0)
-            offsets = dict(zip(source.demos, starts, strict=False))
-            missing = [demo for demo in demos if demo[0] not in progress.demos]
-            build = functools.partial(make_demo_extraction, source, missing, extractor, device, executor.threads)
-            with contextlib.closing(surviving_map(build, len(missing), executor)) as extracted:
-                for number, features in extracted:
-                    if isinstance(features, Exception):
-                        raise features
-                    name, frames, digest = missing[number]
-                    progress.add(name, frames, digest, features, offsets[name])
-                    bar.add(frames * (1 + extractor.cached_crops))
-        metadata = {
-            "description": description,
-            "dataset": str(source.path),
-            "weights": extractor.vision.origin,
-            "obs_key": source.key,
-            "demos": [progress.demos[demo] for demo in source.demos],
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        write_json(partial / METADATA, metadata, indent=None)
-        (partial / PROGRESS).unlink()
-        shutil.rmtree(self.root / key, ignore_errors=True)  # it is damaged, if it is there
-        partial.rename(self.root / key)
+        with _Progress(partial) as progress:
+            progress.keep(wanted)
+            self._extract(wanted, progress, device, executor)
+        demos = [progress.demos[demo] for demo in wanted.frames]
+        key = cache_key(wanted.description, wanted.source.key, {demo["name"]: demo["images"] for demo in demos})
+        found = self._open(key)  # made from another copy of the dataset meanwhile
+        if found is None:
+            metadata = {
+                "description": wanted.description,
+                "dataset": str(wanted.source.path),
+                "weights": wanted.origin,
+                "obs_key": wanted.source.key,
+                "demos": demos,
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            write_json(partial / METADATA, metadata, indent=None)
+            (partial / PROGRESS).unlink()
+            shutil.rmtree(self.root / key, ignore_errors=True)  # it is damaged, if it is there
+            partial.rename(self.root / key)
+            return open_cache(self.root / key)
+        shutil.rmtree(partial)
+        return found
+
+    def _extract(self, wanted: _Wanted, progress: _Progress, device: torch.device | None, executor: Executor | None) -> None:
+        spec, source = wanted.spec, wanted.source
+        missing = [demo for demo in wanted.frames if demo not in progress.demos]
+        threads = None if executor is None else executor.threads
+        function = functools.partial(extract_demo, spec, source, wanted.description["weights_sha256"], device, threads)
+        bar = _ProgressBar(source.key, len(wanted.frames), len(progress.demos))
+        with bar, contextlib.closing(retrying_map(function, missing, executor)) as extracted:
+            for number, result in extracted:
+                if isinstance(result, Exception):
+                    raise result
+                demo, (digest, features) = missing[number], result
+                if wanted.digests.get(demo, digest) != digest:
+                    raise DatasetError(f"{source.path} changed while its features were extracted; run again when it is complete")
+                progress.add(demo, wanted.frames[demo], digest, features, wanted.offset(demo))
+                bar.add(wanted.frames[demo] * (1 + spec.cached_crops))
+
+
+class _Wanted:
+    """The features that are asked for.
+
+    Attributes:
+        description: of `spec`.
+        frames: demo -> number of its frames, in the order in which they are stored.
+        origin: of the weights.
+        digests: demo -> sha256 of its images, of those that were read.
+        name: of the place where these features of this file are extracted.
+    """
+
+    def __init__(self, spec: EncoderSpec, source: ImageSource) -> None:
+        network = spec.build()
+        self.spec, self.source, self.description, self.origin = spec, source, spec.description(network), network.origin
+        self.frames = dict(zip(source.demos, source.lengths(), strict=True))
+        self.digests: dict[str, str] = {}
+        self.name = fingerprint(self.description, source.key, self.frames, str(source.path))[:32]
+        frame_bytes = (1 + spec.cached_crops) * network.frozen_dim * np.dtype(spec.dtype).itemsize
+        offsets = itertools.accumulate((count * frame_bytes for count in self.frames.values()), initial=0)
+        self._offsets = dict(zip(self.frames, offsets, strict=False))
+
+    def offset(self, demo: str) -> int:
+        """Return where in the file the features of a demo begin."""
+        return self._offsets[demo]
+
+    def digest(self, demo: str) -> str:
+        """Return the sha256 of a demo's images, which are read once for it."""
+        if demo not in self.digests:
+            self.digests[demo] = image_digest(self.source.read(demo))
+        return self.digests[demo]
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        """Return whether a cache is of these features. Images are read as long as they are what it was made from."""
+        return (
+            metadata["description"] == json.loads(json.dumps(self.description))
+            and metadata["obs_key"] == self.source.key
+            and [(demo["name"], demo["frames"]) for demo in metadata["demos"]] == list(self.frames.items())
+            and all(self.digest(demo["name"]) == demo["images"] for demo in metadata["demos"])
+        )
+
+
+def cache_key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]) -> str:
+    """Return the name of the cache of these images, given as demo -> sha256, under this description."""
+    return fingerprint(description, obs_key, list(images.items()))[:32]
 
 
 def open_cache(folder: Path, checksums: bool = True) -> CachedFeatures:
-    """The complete cache in `folder`; without `checksums` the features themselves are not read.
+    """Open the complete cache in `folder`; without `checksums` the features themselves are not read.
 
     Raises:
         One of `DAMAGED`: it is incomplete, or its content is not what its name and its checksums say.
@@ -236,6 +307,10 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._features.close()
         self._listing.close()
+
+    def keep(self, wanted: _Wanted) -> None:
+        """Forget the demos whose images are others today."""
+        self.demos = {name: demo for name, demo in self.demos.items() if wanted.digest(name) == demo["images"]}
 
     def add(self, name: str, frames: int, images: str, features: bytes, offset: int) -> None:
         """Write the features of a demo to where they belong."""

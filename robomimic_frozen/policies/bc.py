@@ -6,13 +6,11 @@ from typing import Any
 
 from robomimic.algo import algo_name_to_factory_func, register_algo_factory_func
 
-from robomimic_frozen.policies.feature_batches import FeatureBatches
-from robomimic_frozen.policies.lean_checkpoints import LeanCheckpoints
-from robomimic_frozen.policies.throughput import Throughput
+from robomimic_frozen.policies.frozen_algo import FrozenAlgo
 
 
 @register_algo_factory_func("bc_frozen")
 def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
-    """The class robomimic's `bc` would build for this config, with batches of features."""
+    """Return the class robomimic's `bc` would build for this config, with batches of features."""
     stock_class, kwargs = algo_name_to_factory_func("bc")(algo_config)
-    return type(f"{stock_class.__name__}Frozen", (Throughput, LeanCheckpoints, FeatureBatches, stock_class), {}), kwargs
+    return type(f"{stock_class.__name__}Frozen", (FrozenAlgo, stock_class), {}), kwargs

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.networks import SinusoidalTimeEmbedding
+from robomimic_frozen.plugins import hookimpl
+from robomimic_frozen.policies.networks import SinusoidalTimeEmbedding, VelocityNetwork
 
 GROUPS = 8
 TIME_FEATURES = 256
@@ -107,3 +109,12 @@ def _through(blocks: nn.Module, x: Tensor, film: Tensor) -> Tensor:
     for block in blocks.children():
         x = block(x, film)
     return x
+
+
+@hookimpl
+def velocity_networks() -> list[VelocityNetwork]:
+    return [VelocityNetwork("chiunet", _build)]
+
+
+def _build(action_dim: int, horizon: int, condition_dim: int, settings: Any) -> nn.Module:
+    return ChiUNetVelocity(action_dim, horizon, condition_dim, list(settings.down_dims), settings.kernel_size)

@@ -31,7 +31,7 @@ class EMA(nn.Module):
         self.names += tuple(parameters)
 
     def decay(self) -> float:
-        """The share of the old average that the next update keeps."""
+        """Return the share of the old average that the next update keeps."""
         return min(self.max_decay, 1 - (1 + self.num_updates) ** -self.power)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class EMA(nn.Module):
         self.num_updates = num_updates
 
     def averages(self) -> dict[str, Tensor]:
-        """Name -> average, as `torch.func.functional_call` takes them."""
+        """Return name -> average, as `torch.func.functional_call` takes them."""
         return {name: getattr(self, _as_buffer(name)) for name in self.names}
 
     # A counter on the device would have to be waited for at every step.
@@ -73,23 +73,23 @@ _NUM_UPDATES = "ema._extra_state"
 
 
 def averages_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Name of the parameter -> average. Empty where the averages have taken the place of the weights."""
+    """Return name of the parameter -> average. Empty where the averages have taken the place of the weights."""
     names = [name for name in state if name.startswith(_EMA) and name != _NUM_UPDATES]
     return {name.removeprefix(_EMA).replace("/", "."): state[name] for name in names}
 
 
 def num_updates_in(state: Mapping[str, Any]) -> int:
-    """How many gradient steps the averages have seen."""
+    """Return how many gradient steps the averages have seen."""
     return int(state[_NUM_UPDATES])
 
 
 def averages_as_weights(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The averages in the place of the weights they are of: all that acting needs, in half the size."""
+    """Put the averages in the place of the weights they are of: all that acting needs, in half the size."""
     averages = {f"{_POLICY}{name}": value for name, value in averages_in(state).items()}
     return {name: value for name, value in state.items() if not name.startswith(_EMA) or name == _NUM_UPDATES} | averages
 
 
 def with_averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """`state` with the averages of `names`: the weights, where it has no averages of its own."""
+    """Return `state` with the averages of `names`: the weights, where it has no averages of its own."""
     weights = {f"{_EMA}{_as_buffer(name)}": state[_POLICY + name] for name in names if _POLICY + name in state}
     return weights | dict(state)

@@ -15,33 +15,29 @@ import torch
 from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from torch import Tensor, nn
 
-from robomimic_frozen import compat
-from robomimic_frozen.checkpoints import networks
-from robomimic_frozen.encoders.core import FrozenResNetCore, check_core_kwargs
-from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.encoders.frozen_weights import upgraded
+from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.chiunet import ChiUNetVelocity
-from robomimic_frozen.policies.ema import EMA, averages_as_weights, averages_in, with_averages
-from robomimic_frozen.policies.feature_batches import FeatureBatches
-from robomimic_frozen.policies.flow_policy import FlowPolicy, Obs, trainable
-from robomimic_frozen.policies.lean_checkpoints import LeanCheckpoints
-from robomimic_frozen.policies.networks import MLPVelocity
-from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, encoder_rate, make_optimizer
-from robomimic_frozen.policies.schedule import warmup_cosine
-from robomimic_frozen.policies.throughput import Throughput
-from robomimic_frozen.policies.warm_start import start_from_checkpoint
+from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, read_checkpoint
+from robomimic_frozen.policies.ema import EMA, averages_as_weights, averages_in, num_updates_in, with_averages
+from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
+from robomimic_frozen.policies.frozen_algo import FrozenAlgo
+from robomimic_frozen.policies.networks import get_velocity_network
+from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, encoder_rate, make_optimizer, warmup_cosine
+from robomimic_frozen.utils.machine import has_fast_bfloat16
 
 logger = logging.getLogger(__name__)
 
 
 @register_algo_factory_func("fbc_frozen")
 def algo_config_to_class(algo_config: Any) -> tuple[type, dict]:
-    """What robomimic's `algo_factory` builds for `fbc_frozen`."""
+    """Return what robomimic's `algo_factory` builds for `fbc_frozen`."""
     return FBC, {}
 
 
-class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
+class FBC(FrozenAlgo, PolicyAlgo):
     """Flow-matching behaviour cloning with action chunks.
 
     Trains a velocity field on chunks of `algo.horizon` actions, executes the first `algo.act_steps` of each chunk, and
@@ -84,15 +80,12 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         )
 
     def _make_velocity(self, condition_dim: int) -> nn.Module:
-        algo, settings = self.algo_config, self.algo_config.network_kwargs
-        if algo.network == "mlp":
-            return MLPVelocity(self.ac_dim, algo.horizon, condition_dim, list(settings.hidden_dims))
-        return ChiUNetVelocity(self.ac_dim, algo.horizon, condition_dim, list(settings.down_dims), settings.kernel_size)
+        algo = self.algo_config
+        return get_velocity_network(algo.network).build(self.ac_dim, algo.horizon, condition_dim, algo.network_kwargs)
 
     def _check_config(self) -> None:
         algo, train = self.algo_config, self.global_config.train
-        if algo.network not in ("mlp", "chiunet"):
-            raise ConfigError(f"unknown algo.network {algo.network!r}; choose 'mlp' or 'chiunet'")
+        get_velocity_network(algo.network)
         if algo.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"algo.precision is {algo.precision!r}; choose 'auto', 'float32' or 'bfloat16'")
         if train.seq_length != algo.horizon:
@@ -133,9 +126,6 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         self.lr_schedulers: dict = {}
         self.step_lr_schedulers_every_batch: dict = {}
 
-    def _backbones(self) -> list[VisionBackbone]:
-        return [module for module in self.nets["policy"].modules() if isinstance(module, VisionBackbone)]
-
     def _unfreeze_encoder(self) -> None:
         """Go on with every backbone trainable. The config says so from here on, to the dataset and to checkpoints."""
         if not any(vision.frozen_stages for vision in self._backbones()):
@@ -165,7 +155,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         return TensorUtils.to_float(TensorUtils.to_device(kept, self.device))
 
     def train_on_batch(self, batch: dict[str, Any], epoch: int, validate: bool = False) -> dict[str, Any]:
-        """One gradient step, or with `validate` the loss alone. Returns the loss and what `log_info` reports."""
+        """Take one gradient step, or with `validate` find the loss alone, and return the loss and what `log_info` reports."""
         with TorchUtils.maybe_no_grad(no_grad=validate), self._autocast(enabled=not validate):
             info = super().train_on_batch(batch, epoch, validate=validate)
             loss = self.nets["policy"].forward_train(
@@ -179,7 +169,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
     def _autocast(self, enabled: bool) -> torch.autocast:
         precision = self.algo_config.precision
         # On a GPU the casts of such small networks cost more than the multiplications save.
-        automatic = precision == "auto" and self.device.type == "cpu" and compat.has_fast_bfloat16(self.device)
+        automatic = precision == "auto" and self.device.type == "cpu" and has_fast_bfloat16(self.device)
         reduced = enabled and (automatic or precision == "bfloat16")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
 
@@ -213,7 +203,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
             self._unfreeze_encoder()
 
     def serialize(self) -> dict[str, Any]:
-        """As of LeanCheckpoints, with the averaged weights alone unless robomimic (0.5) resumes training from it."""
+        """Return what FrozenAlgo does, with the averaged weights alone unless robomimic (0.5) resumes training from it."""
         model = super().serialize()
         return model if "optimizers" in model else averages_as_weights(model)
 
@@ -227,7 +217,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         return with_averages(super()._loadable(nets), self.nets["ema"].names)
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
-        """Scalars for TensorBoard under the names robomimic's BC uses."""
+        """Return scalars for TensorBoard under the names robomimic's BC uses."""
         log = super().log_info(info)
         log["Loss"] = info["loss"].item()
         if "grad_norm" in info:
@@ -236,7 +226,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         return log
 
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
-        """The next action [B, A] of the present chunk; a new chunk is sampled when it is used up.
+        """Return the next action [B, A] of the present chunk; a new chunk is sampled when it is used up.
 
         Args:
             obs_dict: observations [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
@@ -251,7 +241,7 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
 
     @property
     def reads_next_observation(self) -> bool:
-        """Whether the observation after the next step will be looked at: not while most of a chunk is still to be executed."""
+        """Return whether the observation after the next step will be looked at: not while most of a chunk is still to be executed."""
         return len(self._pending_actions) < self.algo_config.obs_steps
 
     @torch.no_grad()
@@ -271,3 +261,29 @@ class FBC(Throughput, LeanCheckpoints, FeatureBatches, PolicyAlgo):
         """Forget the rest of the present action chunk. Each episode draws the same noise: the same observations, the same actions."""
         self._pending_actions.clear()
         self._noise.manual_seed(0)
+
+
+def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
+    """Take over the weights and averages of an earlier `fbc_frozen` run, whatever it had frozen.
+
+    Args:
+        path: a checkpoint, or a folder whose newest one is taken.
+
+    Raises:
+        ConfigError: the file is no such checkpoint, or its networks are others.
+        WeightsError: it refers to frozen weights that cannot be had.
+    """
+    path = find_checkpoint(path, "algo.init_from")
+    checkpoint = read_checkpoint(path, "algo.init_from")
+    if checkpoint["algo_name"] != "fbc_frozen":
+        raise ConfigError(f"algo.init_from {path} is a checkpoint of {checkpoint['algo_name']!r}; give one of 'fbc_frozen'")
+    state = upgraded(networks(checkpoint["model"]))
+    try:
+        policy.load_state_dict({name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")})
+    except RuntimeError as error:
+        differences = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ConfigError(
+            f"algo.init_from {path} has other networks than this config: {' '.join(differences[:1])} give both the same obs keys, "
+            "backbone and algo.network"
+        ) from error
+    ema.start_from({**trainable(policy), **averages_in(state)}, num_updates_in(state))

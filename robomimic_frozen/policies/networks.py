@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.plugins import hookimpl, provided
 
 TIME_EMBEDDING_DIM = 64
 
@@ -49,3 +54,31 @@ class MLPVelocity(nn.Module):
 
     def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         return self.layers(torch.cat([x.flatten(1), self.time_embedding(times), condition], dim=-1)).view_as(x)
+
+
+@dataclass(frozen=True)
+class VelocityNetwork:
+    """A velocity network, as a plugin's `velocity_networks` hook describes it."""
+
+    name: str
+    """What `algo.network` says."""
+    build: Callable[[int, int, int, Any], nn.Module]
+    """(action_dim A, horizon H, condition_dim C, `algo.network_kwargs`) -> module: x_t [B, H, A], t [B], condition [B, C] -> [B, H, A]."""
+
+
+def get_velocity_network(name: str) -> VelocityNetwork:
+    """Return the velocity network called `name`. Raises ConfigError that lists the known ones."""
+    known = {network.name: network for network in provided("velocity_networks")}
+    if name not in known:
+        *others, last = (repr(each) for each in known)
+        raise ConfigError(f"unknown algo.network {name!r}; choose {', '.join(others)} or {last}")
+    return known[name]
+
+
+@hookimpl
+def velocity_networks() -> list[VelocityNetwork]:
+    return [VelocityNetwork("mlp", _mlp)]
+
+
+def _mlp(action_dim: int, horizon: int, condition_dim: int, settings: Any) -> nn.Module:
+    return MLPVelocity(action_dim, horizon, condition_dim, list(settings.hidden_dims))

@@ -1,7 +1,8 @@
-"""AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), with a rate of its own for the encoder."""
+"""AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), a rate of its own for the encoder, and their schedule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ CLEAR_EVERY = 250
 
 
 def make_optimizer(policy: Iterable[Tensor], encoder: Iterable[Tensor], settings: Any, fused: bool) -> torch.optim.AdamW:
-    """Over the parameters of policy and encoder, with each group's rate under 'initial_lr'.
+    """Make an optimizer over the parameters of policy and encoder, with each group's rate under 'initial_lr'.
 
     Args:
         settings: the config's `algo.optim_params.policy`.
@@ -32,7 +33,7 @@ def make_optimizer(policy: Iterable[Tensor], encoder: Iterable[Tensor], settings
 
 
 def encoder_rate(settings: Any) -> float:
-    """Learning rate of trainable backbone stages."""
+    """Return the learning rate of trainable backbone stages."""
     rate = settings.learning_rate
     return rate.initial if rate.encoder is None else rate.encoder
 
@@ -47,3 +48,14 @@ def clear_negligible_moments(optimizer: torch.optim.Optimizer) -> None:
     for state in optimizer.state.values():
         for moment in (state["exp_avg"], state["exp_avg_sq"]):
             moment.masked_fill_(moment.abs() < NEGLIGIBLE, 0)
+
+
+def warmup_cosine(step: int, progress: float, warmup_steps: int) -> float:
+    """Return the factor on the initial learning rate: linear over the first `warmup_steps` steps, then half a cosine to 0.
+
+    Args:
+        step: gradient steps taken so far.
+        progress: the part of the whole training that is over, in [0, 1].
+    """
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warmup * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -5,178 +5,155 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, model_validator
 from robomimic.config.config import Config
 
-from robomimic_frozen.errors import ConfigError, first_line
-from robomimic_frozen.launch import load_config
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.integration.settings import load_config
 
 
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """One of those compared.
+def _in_folder_of_plan(path: Path, info: ValidationInfo) -> Path:
+    return (info.context or Path()) / path.expanduser()
 
-    Attributes:
-        name: in tables and figures.
-        config: robomimic config file.
-        set: key.path -> value, changed in it.
-    """
 
-    name: str
-    config: Path
-    set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("give one or more, none twice")
+    return values
+
+
+Whole = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+File = Annotated[Path, AfterValidator(_in_folder_of_plan)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class Configuration(_Section):
+    """One of those compared."""
+
+    config: File
+    """robomimic config file."""
+    set: dict[str, Any] = {}
+    """key.path -> value, changed in it."""
 
     def load(self) -> Config:
-        """Its robomimic config. Raises ConfigError."""
+        """Return its robomimic config. Raises ConfigError."""
         return load_config(str(self.config), None, None, [f"{path}={json.dumps(value)}" for path, value in self.set.items()])
 
 
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """Of each training run: as many gradient steps as fit into `seconds`, feature extraction included, or `steps` of them."""
+class Budget(_Section):
+    """What each training run may take: `seconds`, feature extraction included, or `steps` of gradients."""
 
-    seconds: float | None = None
-    steps: int | None = None
+    seconds: Annotated[float, Strict(), Field(gt=0)] | None = None
+    steps: Count | None = None
+
+    @model_validator(mode="after")
+    def _check_that_one_is_given(self) -> Budget:
+        if (self.seconds is None) == (self.steps is None):
+            raise ValueError("a budget takes either seconds or steps")
+        return self
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Rollouts of each checkpoint; all checkpoints meet the same initial states.
+class Evaluation(_Section):
+    """Rollouts of each checkpoint; all checkpoints meet the same initial states."""
 
-    Attributes:
-        episodes: of each checkpoint.
-        horizon: steps of the environment after which an episode has failed.
-        seed: of the first episode; the next has the next.
-    """
-
-    episodes: int = 50
-    horizon: int = 200
-    seed: int = 0
+    episodes: Count = 50
+    """Of each checkpoint."""
+    horizon: Count = 200
+    """Steps of the environment after which an episode has failed."""
+    seed: Whole = 0
+    """Of the first episode; the next has the next."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run of a study."""
 
+    name: str
     configuration: Configuration
     demos: int
     seed: int
 
     @property
     def label(self) -> str:
-        """For people to read."""
-        return f"{self.configuration.name}, {self.demos} demonstrations, seed {self.seed}"
+        """Return what people call it."""
+        return f"{self.name}, {self.demos} demonstrations, seed {self.seed}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A study file, read.
-
-    Attributes:
-        title: heading of the report.
-        dataset: robomimic dataset.
-        configurations: by name.
-        demos: numbers of demonstrations to train on. The smaller sets are part of the larger ones.
-        seeds: of training.
-        budget: of each run.
-        evaluation: of its checkpoints.
-        checkpoints: how many are saved in the course of a run, the last one at its end.
-    """
+class Plan(_Section):
+    """A study file, read."""
 
     title: str
-    dataset: Path
-    configurations: tuple[Configuration, ...]
-    demos: tuple[int, ...]
-    seeds: tuple[int, ...]
+    """Heading of the report."""
+    dataset: File
+    """robomimic dataset."""
+    configurations: Annotated[dict[str, Configuration], Field(min_length=1)]
+    """Name in tables and figures -> what is compared."""
+    demos: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+    """Numbers of demonstrations to train on. The smaller sets are part of the larger ones."""
+    seeds: Annotated[tuple[Whole, ...], AfterValidator(_distinct)]
+    """Seeds of training."""
     budget: Budget
-    evaluation: Evaluation
-    checkpoints: int = 1
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Count = 1
+    """How many are saved in the course of a run, the last one at its end."""
 
     def runs(self) -> Iterator[Run]:
-        """All, seed by seed, so that a study cut short has the same seeds of every configuration."""
+        """Yield all runs, seed by seed, so that a study cut short has the same seeds of every configuration."""
         for seed in self.seeds:
             for demos in self.demos:
-                for configuration in self.configurations:
-                    yield Run(configuration, demos, seed)
+                for name, configuration in self.configurations.items():
+                    yield Run(name, configuration, demos, seed)
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a YAML or JSON file; paths in it are relative to its folder.
+    """Return the plan in a YAML or JSON file; paths in it are relative to its folder.
 
     Raises:
         ConfigError: the file cannot be read, has an unknown key (the nearest valid one is named), or lacks something.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        return Plan.model_validate(yaml.safe_load(path.read_text()), context=path.parent)
     except OSError as error:
         raise ConfigError(f"study {path} cannot be read: {error.strerror}; correct the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"study {path} is neither YAML nor JSON ({' '.join(str(error).split())}); correct it") from error
-    try:
-        return _plan(content, path.parent)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"study {path}: {first_line(error)}; correct it") from error
+    except ValidationError as error:
+        raise ConfigError(f"study {path}: {_in_words(error)}; correct it") from error
 
 
-def _plan(content: Any, folder: Path) -> Plan:
-    content, configurations = _mapping(content, "the file"), []
-    for name, settings in _mapping(content.get("configurations"), "configurations").items():
-        configuration = _made(Configuration, {"name": str(name), **_mapping(settings, name)}, f"configurations.{name}")
-        configurations.append(dataclasses.replace(configuration, config=folder / configuration.config))
-    plan = _made(
-        Plan,
-        {
-            **content,
-            "configurations": tuple(configurations),
-            "dataset": folder / Path(str(content.get("dataset", ""))).expanduser(),
-            "demos": tuple(content.get("demos", ())),
-            "seeds": tuple(content.get("seeds", ())),
-            "budget": _made(Budget, _mapping(content.get("budget"), "budget"), "budget"),
-            "evaluation": _made(Evaluation, _mapping(content.get("evaluation", {}), "evaluation"), "evaluation"),
-        },
-        "the file",
+_SECTIONS: Final[dict[str, type[_Section]]] = {"configurations": Configuration, "budget": Budget, "evaluation": Evaluation}
+_MESSAGES: Final = {
+    "missing": "{parent} lacks {key!r}",
+    "extra_forbidden": "unknown key {key!r} in {parent}; the nearest one is {nearest!r}",
+    "int_type": "{where} is {value!r}; choose a whole number",
+    "greater_than_equal": "{where} is {value!r}; choose a whole number from {ge} on",
+    "greater_than": "{where} is {value!r}; choose a number above {gt:g}",
+    "value_error": "{where} is {value!r}; {error}",
+    **dict.fromkeys(("model_type", "dict_type", "too_short"), "{where} is {value!r}, where key: value pairs belong"),
+}
+
+
+def _in_words(error: ValidationError) -> str:
+    """Return what is wrong first; a misspelt key comes before the one that is missing for it."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    *parents, key = first["loc"] or ("the file",)
+    parent = ".".join(map(str, parents))
+    known = _SECTIONS.get(parent.partition(".")[0], Plan).model_fields
+    return _MESSAGES.get(first["type"], "{where} is {value!r}; {reason}").format(
+        key=key,
+        parent=parent or "the file",
+        where=f"{parent}[{key}]" if isinstance(key, int) else f"{parent}.{key}".lstrip("."),
+        nearest=(difflib.get_close_matches(str(key), known, n=1, cutoff=0.3) or list(known))[0],
+        value=first["input"],
+        reason=first["msg"],
+        **first.get("ctx", {}),
     )
-    _check_numbers(plan)
-    return plan
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not (value or where == "evaluation"):
-        raise ValueError(f"{where} is {json.dumps(value)}, where key: value pairs belong")
-    return value
-
-
-def _made(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in values:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.3) or list(fields)
-            raise ValueError(f"unknown key {key!r} in {where}; the nearest one is {close[0]!r}")
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{where} lacks {name!r}")
-    return kind(**values)
-
-
-def _check_numbers(plan: Plan) -> None:
-    budget, evaluation = plan.budget, plan.evaluation
-    if (budget.seconds is None) == (budget.steps is None):
-        raise ValueError("budget takes either seconds or steps")
-    counts = {"checkpoints": plan.checkpoints, "evaluation.episodes": evaluation.episodes, "evaluation.horizon": evaluation.horizon}
-    counts |= {f"demos[{index}]": number for index, number in enumerate(plan.demos)}
-    if budget.steps is not None:
-        counts["budget.steps"] = budget.steps
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}; choose a whole number from 1 on")
-    if budget.seconds is not None and not (isinstance(budget.seconds, (int, float)) and budget.seconds > 0):
-        raise ValueError(f"budget.seconds is {budget.seconds!r}; choose a number above 0")
-    for name, values in (("demos", plan.demos), ("seeds", plan.seeds)):
-        if not values or len(set(values)) != len(values):
-            raise ValueError(f"{name} is {list(values)}; give one or more, none twice")
-    if not all(isinstance(seed, int) for seed in (*plan.seeds, evaluation.seed)):
-        raise ValueError("seeds are whole numbers")

@@ -5,25 +5,36 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+import imageio.v3 as iio
 import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from robomimic_frozen.files import complete_or_absent, write_json
-from robomimic_frozen.study.figures import draw
-from robomimic_frozen.study.film import films
+from robomimic_frozen.evaluation.evaluate import evaluate, finished_episodes, recorded_episode
 from robomimic_frozen.study.results import Results, read_results
+from robomimic_frozen.utils.files import atomic_write, write_json
+from robomimic_frozen.utils.parallel import Processes
 
-CAPTIONS = {
+CAPTIONS: Final = {
     "success_over_seconds": "Success rate against training seconds (feature extraction included); pale: single seeds",
     "success_over_steps": "Success rate against gradient steps; pale: single seeds",
     "success_over_demonstrations": "Success rate at the end of training against the number of demonstrations; pale: single seeds",
     "training_speed": "Gradient steps per second, data loading included",
     "memory": "Resident memory of the training process",
 }
+# Okabe and Ito 2008: told apart by the colour-blind, on white and in print.
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS: Final = "osD^vP*X"
+_FRAMES, _FRAME_HEIGHT = 6, 128
 
 
 def write_report(folder: Path, with_films: bool) -> Path:
-    """Write `report.html`, `figures/*.png` and `results.json` into the folder of a study. Returns the path of the first.
+    """Write `report.html`, `figures/*.png` and `results.json` into the folder of a study, and return the path of the first.
 
     Args:
         with_films: whether to roll out a success and a failure of each configuration again for their pictures.
@@ -36,7 +47,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
     pictures = {}
     for name, figure in draw(results).items():
         path = folder / "figures" / f"{name}.png"
-        with complete_or_absent(path) as beside:
+        with atomic_write(path) as beside:
             figure.savefig(beside, dpi=130)
         pictures[name] = _embedded(path)
     shown = [(film, _embedded(film.strip)) for film in films(results)] if with_films else []
@@ -49,15 +60,15 @@ def write_report(folder: Path, with_films: bool) -> Path:
         environment=results.manifest["environment"],
         provenance=list(_provenance(results)),
         numbers=sorted({run["demos"] for run in results.runs}),
-        final={(point.configuration, point.demos): point for point in results.final_points()},
-        points=results.points(),
-        costs=results.costs(),
+        final={(point.configuration, point.demos): point for point in results.final_points().itertuples()},
+        points=list(results.points().itertuples()),
+        costs=list(results.costs().itertuples()),
         pictures=pictures,
         captions=CAPTIONS,
         films=shown,
     )
     report = folder / "report.html"
-    with complete_or_absent(report) as beside:
+    with atomic_write(report) as beside:
         beside.write_text(html, encoding="utf-8")
     return report
 
@@ -68,12 +79,128 @@ def _embedded(picture: Path) -> str:
 
 
 def _provenance(results: Results) -> Iterator[tuple[str, str]]:
-    environment = results.manifest["environment"]
-    yield "git revision", str(environment["git_revision"] or "installed package")
-    yield "sha256 of the code", environment["code_sha256"]
-    for name, version in {"python": environment["python"], **environment["packages"]}.items():
-        yield name, version
-    yield "dataset", Path(results.manifest["data"]["dataset"]).name
-    yield "sha256 of the dataset", results.manifest["data"]["sha256"]
+    environment, data = results.manifest["environment"], results.manifest["data"]
+    yield "code", environment["code"]
+    yield from {"python": environment["python"], **environment["packages"]}.items()
+    yield "dataset", Path(data["dataset"]).name
+    yield "sha256 of the dataset", data["sha256"]
     for name, digest in results.manifest["weights_sha256"].items():
         yield f"sha256 of the weights, {name}", digest or "drawn by the training seed"
+
+
+class Film(NamedTuple):
+    """The picture of an episode, and what it is of."""
+
+    configuration: str
+    demos: int
+    training_seed: int
+    episode: dict[str, Any]
+    strip: Path
+
+
+def films(results: Results) -> list[Film]:
+    """Return for each configuration an episode of either outcome, where there is one, after training on most demonstrations.
+
+    The episodes are rolled out once more, with a video, into `videos/` of the study.
+    """
+    return [film for name in results.configurations for outcome in (True, False) for film in _first(results, name, outcome)]
+
+
+def _first(results: Results, name: str, outcome: bool) -> Iterator[Film]:
+    runs = [run for run in results.runs if run["configuration"] == name]
+    for run in sorted(runs, key=lambda run: run["demos"], reverse=True):
+        evaluation, checkpoint = run["evaluation"], results.folder / run["checkpoints"][-1]["file"]
+        rolled_out = results.folder / "runs" / run["folder"] / "evaluation"
+        episodes = finished_episodes(checkpoint, evaluation["episodes"], evaluation["horizon"], evaluation["seed"], rolled_out)
+        found = next((episode for episode in episodes if episode["success"] is outcome), None)
+        if found is not None:
+            yield Film(name, run["demos"], run["seed"], found, _strip(checkpoint, found, results.folder / "videos" / run["folder"]))
+            return
+
+
+def _strip(checkpoint: Path, episode: dict[str, Any], out: Path) -> Path:
+    """Return the picture of frames side by side, from a video in `out` that is made where need be."""
+    evaluate([checkpoint], 1, episode["horizon"], Processes(1), episode["seed"], out, num_videos=1)
+    video = recorded_episode(checkpoint, episode["horizon"], episode["seed"], out)
+    strip = video.with_suffix(".jpg")
+    if not strip.exists():
+        frames = iio.imread(video)
+        chosen = frames[np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int)]
+        smaller = max(1, round(chosen.shape[1] / _FRAME_HEIGHT))
+        with atomic_write(strip) as beside:
+            iio.imwrite(beside, np.concatenate(list(chosen), axis=1)[::smaller, ::smaller])
+    return strip
+
+
+def draw(results: Results) -> dict[str, Figure]:
+    """Return name -> figure; those that show the course of training only where there is more than one checkpoint."""
+    points, costs = results.points(), results.costs()
+    figures = {}
+    if results.manifest["plan"]["checkpoints"] > 1:
+        figures["success_over_seconds"] = _over_training(points, results, "seconds", "training seconds", log=False)
+        figures["success_over_steps"] = _over_training(points, results, "steps", "gradient steps", log=True)
+    figures["success_over_demonstrations"] = _over_demonstrations(results)
+    figures["training_speed"] = _bars(costs, results, "steps_per_second", "gradient steps per second")
+    figures["memory"] = _bars(costs, results, "memory_mb", "resident memory in training (MB)")
+    return figures
+
+
+def _over_training(points: pd.DataFrame, results: Results, column: str, label: str, log: bool) -> Figure:
+    numbers = sorted(points["demos"].unique())
+    figure = Figure(figsize=(3.4 * len(numbers) + 1, 3.6), layout="constrained")
+    for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers, strict=True):
+        _draw(axes, results, points[points["demos"] == demos], column)
+        axes.set(xlabel=label, title=f"{demos} demonstrations")
+        if log:
+            axes.set_xscale("log", subs=[2, 5])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:.0f}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(left=0)
+    return _finished(figure)
+
+
+def _over_demonstrations(results: Results) -> Figure:
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes, points = figure.subplots(), results.final_points()
+    _draw(axes, results, points, "demos")
+    axes.set(xlabel="demonstrations", xscale="log")
+    numbers = sorted(points["demos"].unique())
+    axes.set_xticks(numbers, map(str, numbers))
+    axes.minorticks_off()
+    return _finished(figure)
+
+
+def _draw(axes: Axes, results: Results, points: pd.DataFrame, column: str) -> None:
+    """Draw a curve of success rates for each configuration, and pale the rates of each seed."""
+    for name, curve in points.groupby("configuration", observed=True):
+        number = results.configurations.index(str(name))
+        style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+        errors = np.abs(np.array(curve["interval"].tolist()).T - curve["rate"].to_numpy())
+        axes.errorbar(curve[column], curve["rate"], yerr=errors, label=name, capsize=3, markersize=5, linewidth=1.5, **style)
+        rates = curve.explode("rates")
+        axes.plot(rates[column], rates["rates"], linestyle="none", alpha=0.35, markersize=3, **style)
+
+
+def _finished(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.set_ylim(-0.03, 1.03)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("success rate")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def _bars(costs: pd.DataFrame, results: Results, column: str, label: str) -> Figure:
+    values, names = costs[column], list(costs["configuration"])
+    log = bool(values.max() > 10 * values.min())  # where bars from zero would leave some of them invisible
+    figure = Figure(figsize=(6.5, 0.6 + 0.5 * len(costs)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(names, values, color=[COLORS[results.configurations.index(name) % len(COLORS)] for name in names], log=log)
+    axes.bar_label(bars, fmt="{:.3g}" if log else "{:.0f}", padding=3)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    return figure

@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pandas as pd
 
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.statistics import wilson_interval
 from robomimic_frozen.study.study import MANIFEST, RESULT
 
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """Checkpoints of one configuration, equally far in training on equally many demonstrations, one of each seed.
-
-    Attributes:
-        steps, seconds: means over the seeds.
-        rates: success rate of each seed.
-        successes, episodes: of all seeds together.
-        errors: episodes that ended in an error; they count as neither.
-    """
-
-    configuration: str
-    demos: int
-    number: int
-    steps: float
-    seconds: float
-    rates: tuple[float, ...]
-    successes: int
-    episodes: int
-    errors: int
-
-    @property
-    def rate(self) -> float:
-        """Of all episodes together."""
-        return self.successes / self.episodes
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %, by Wilson, of all episodes together, as if seeds did not differ."""
-        return wilson_interval(self.successes, self.episodes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What training with a configuration costs: medians over its runs."""
-
-    configuration: str
-    steps_per_second: float
-    memory_mb: float
-    parameters: int
-    trainable: int
-    extraction_seconds: float
+_OF_POINT: Final = ["configuration", "demos", "number"]
+_OF_CHECKPOINT: Final = ["steps", "seconds", "success_rate", "successes", "episodes", "errors"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,43 +32,57 @@ class Results:
 
     @property
     def num_planned(self) -> int:
-        """How many runs there are to be."""
+        """Return how many runs there are to be."""
         return len(self.manifest["runs"])
 
     @property
     def configurations(self) -> list[str]:
-        """In the order of the study file."""
-        return [each["name"] for each in self.manifest["plan"]["configurations"]]
+        """Return the names of all configurations, in the order of the study file."""
+        return list(self.manifest["plan"]["configurations"])
 
-    def points(self) -> list[Point]:
-        """All checkpoints, pooled over seeds."""
-        points: list[Point] = []
-        for name in self.configurations:
-            for demos in sorted({run["demos"] for run in self.runs}):
-                runs = [run for run in self.runs if (run["configuration"], run["demos"]) == (name, demos)]
-                for number, checkpoints in enumerate(zip(*(run["checkpoints"] for run in runs), strict=True)):
-                    ended = [each for each in checkpoints if each["episodes"]]
-                    if ended:
-                        points.append(_pooled(name, demos, number, ended))
+    def points(self) -> pd.DataFrame:
+        """Return a row for all checkpoints of one configuration that are equally far in training on equally many demonstrations.
+
+        Columns: configuration, demos, number (of the checkpoint in its run); steps and seconds, means over the seeds; rates, the success
+        rate of each seed; successes, episodes and errors (episodes that count as neither success nor failure) of all seeds together;
+        rate and interval (95 %, by Wilson), of all episodes together, as if seeds did not differ.
+        """
+        rows = [
+            {"configuration": run["configuration"], "demos": run["demos"], "number": number, **checkpoint}
+            for run in self.runs
+            for number, checkpoint in enumerate(run["checkpoints"])
+            if checkpoint["episodes"]
+        ]
+        table = pd.DataFrame(rows, columns=[*_OF_POINT, *_OF_CHECKPOINT])
+        points = self._by(_OF_POINT, table).agg(
+            steps=("steps", "mean"), seconds=("seconds", "mean"), rates=("success_rate", tuple),
+            successes=("successes", "sum"), episodes=("episodes", "sum"), errors=("errors", "sum"),
+        ).reset_index()
+        points["rate"] = points["successes"] / points["episodes"]
+        points["interval"] = list(map(wilson_interval, points["successes"], points["episodes"]))
         return points
 
-    def final_points(self) -> list[Point]:
-        """Those at the end of training."""
-        last = self.manifest["plan"]["checkpoints"] - 1
-        return [point for point in self.points() if point.number == last]
+    def final_points(self) -> pd.DataFrame:
+        """Return the rows of `points` that tell of the end of training."""
+        points = self.points()
+        return points[points["number"] == self.manifest["plan"]["checkpoints"] - 1]
 
-    def costs(self) -> list[Cost]:
-        """Of each configuration that has a finished run."""
-        costs = []
-        for name in self.configurations:
-            runs = [run for run in self.runs if run["configuration"] == name]
-            if runs:
-                costs.append(_cost(name, runs))
-        return costs
+    def costs(self) -> pd.DataFrame:
+        """Return a row for each configuration that has a finished run: medians over its runs of what training costs."""
+        table = pd.DataFrame(self.runs)
+        table["steps_per_second"] = 1 / table["seconds_per_step"]
+        return self._by(["configuration"], table).agg(
+            steps_per_second=("steps_per_second", "median"), memory_mb=("memory_mb", "median"), parameters=("parameters", "first"),
+            trainable=("trainable", "first"), extraction_seconds=("extraction_seconds", "median"),
+        ).reset_index()
+
+    def _by(self, columns: list[str], table: pd.DataFrame) -> Any:
+        table["configuration"] = pd.Categorical(table["configuration"], self.configurations)  # which sorts as the file does
+        return table.groupby(columns, observed=True)
 
 
 def read_results(folder: Path) -> Results:
-    """The results in the folder of a study. Raises ConfigError if it has none."""
+    """Return the results in the folder of a study. Raises ConfigError if it has none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files = [folder / "runs" / name / RESULT for name in manifest["runs"]]
@@ -120,29 +93,3 @@ def read_results(folder: Path) -> Results:
     if not runs:
         raise ConfigError(f"no run of the study in {folder} is finished yet")
     return Results(folder, manifest, runs)
-
-
-def _pooled(name: str, demos: int, number: int, checkpoints: Sequence[dict[str, Any]]) -> Point:
-    return Point(
-        name, demos, number,
-        steps=statistics.mean(each["steps"] for each in checkpoints),
-        seconds=statistics.mean(each["seconds"] for each in checkpoints),
-        rates=tuple(each["success_rate"] for each in checkpoints),
-        successes=sum(each["successes"] for each in checkpoints),
-        episodes=sum(each["episodes"] for each in checkpoints),
-        errors=sum(each["errors"] for each in checkpoints),
-    )
-
-
-def _cost(name: str, runs: Sequence[dict[str, Any]]) -> Cost:
-    def median(value: Callable[[dict[str, Any]], float]) -> float:
-        return statistics.median(value(run) for run in runs)
-
-    return Cost(
-        name,
-        steps_per_second=median(lambda run: 1 / run["seconds_per_step"]),
-        memory_mb=median(lambda run: run["memory_mb"]),
-        parameters=runs[0]["parameters"],
-        trainable=runs[0]["trainable"],
-        extraction_seconds=median(lambda run: run["extraction_seconds"]),
-    )

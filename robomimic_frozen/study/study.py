@@ -6,26 +6,36 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
+import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import h5py
+import numpy as np
 from robomimic.config.config import Config
+from tqdm import tqdm
 
-from robomimic_frozen.errors import RobomimicFrozenError
+from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate
-from robomimic_frozen.executors.executor import Executor, surviving_map
-from robomimic_frozen.executors.processes import Processes
-from robomimic_frozen.files import sha256_of, sole_writer, write_json
-from robomimic_frozen.preflight import check_dataset
-from robomimic_frozen.study import provenance
-from robomimic_frozen.study.demonstrations import filter_key, link_demonstrations
+from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.integration.registration import register
 from robomimic_frozen.study.plan import Plan, Run
-from robomimic_frozen.study.progress import ProgressTable
-from robomimic_frozen.study.training import StudyError, calibrate, finished_training, train
+from robomimic_frozen.study.training import StudyError, calibrate, train
+from robomimic_frozen.utils import hdf5
+from robomimic_frozen.utils.files import atomic_write, exclusive_lock, fingerprint, sha256_of, write_json
+from robomimic_frozen.utils.machine import PACKAGES, code_version, installed_version, processor
+from robomimic_frozen.utils.parallel import Executor, Processes, retrying_map
 
 MANIFEST, RESULT = "study.json", "result.json"
+_SHUFFLE_SEED: Final = 0
+_WHAT_WEIGHTS_DEPEND_ON: Final = ("rgb_model_name", "pretrained_encoder", "weights")
 
 
 def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -> None:
@@ -42,7 +52,7 @@ def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -
         ConfigError, DatasetError, WeightsError: of the plan, before anything runs; or another study is writing to `out`.
         StudyError: runs failed.
     """
-    with sole_writer(out, "study"):
+    with exclusive_lock(out, "study"):
         runs = list(plan.runs())
         study = _prepare(plan, out.absolute(), rollout_workers)
         study.write_manifest(runs)
@@ -55,44 +65,92 @@ def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -
 
 
 def _each(do: Callable[[Run], None], runs: Sequence[Run], title: str, executor: Executor) -> list[str]:
-    """Do something with each run, whatever becomes of the others. Returns what went wrong."""
-    failures = []
-    with ProgressTable(title, runs) as table:
-        build = functools.partial(_make_step, do, runs)
-        with contextlib.closing(surviving_map(build, len(runs), executor, on_start=table.started)) as results:
+    """Do something with each run, whatever becomes of the others, and return what went wrong. A line on stderr tells of each."""
+    failures: list[str] = []
+    starts: dict[int, float] = {}
+    with tqdm(total=len(runs), desc=title, unit="run") as bar:
+
+        def started(number: int) -> None:
+            starts[number] = time.monotonic()
+            bar.write(f"{runs[number].label}: started", sys.stderr)
+
+        with contextlib.closing(retrying_map(functools.partial(_attempt, do), runs, executor, on_start=started)) as results:
             for number, result in results:
                 failure = f"{type(result).__name__}: {result}" if isinstance(result, Exception) else result
-                table.ended(number, failure)
                 if failure is not None:
                     failures.append(f"{runs[number].label}: {failure}")
+                bar.update()
+                outcome = f"done ({time.monotonic() - starts[number]:.0f} s)" if failure is None else f"failed ({failure})"
+                bar.write(f"[{bar.n} of {len(runs)}] {runs[number].label}: {outcome}", sys.stderr)
     return failures
 
 
-def _make_step(do: Callable[[Run], None], runs: Sequence[Run]) -> Callable[[int], str | None]:
-    """In a worker: number of a run -> what went wrong with it."""
-    from robomimic_frozen.plugins import register
-
+def _attempt(do: Callable[[Run], None], run: Run) -> str | None:
+    """Return, in a worker, what went wrong with a run."""
     register()
-
-    def step(number: int) -> str | None:
-        try:
-            do(runs[number])
-        except RobomimicFrozenError as error:
-            return str(error)
-        return None
-
-    return step
+    try:
+        do(run)
+    except RobomimicFrozenError as error:
+        return str(error)
+    return None
 
 
 def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
-    configs = {each.name: each.load() for each in plan.configurations}
+    configs = {name: each.load() for name, each in plan.configurations.items()}
     check_dataset(plan.dataset, {key for config in configs.values() for key in config.all_obs_keys}, [])
-    weights = {name: provenance.weights_digest(config) for name, config in configs.items()}
+    environment = {
+        "code": code_version(),
+        "packages": {name: installed_version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+    }
+    weights = {name: weights_digest(config) for name, config in configs.items()}
     data = {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)}
-    study = _Study(plan, out, rollout_workers, provenance.environment(), weights, data)
+    study = _Study(plan, out, rollout_workers, environment, weights, data)
     link_demonstrations(plan.dataset, plan.demos, study.demonstrations)
     return study
+
+
+def weights_digest(config: Config) -> str | None:
+    """Return the sha256 of the weights the image encoder starts from; None where its seed or another core decides. Raises WeightsError."""
+    encoder = config.observation.encoder.rgb
+    kwargs = encoder.core_kwargs
+    drawn = not kwargs.get("pretrained_encoder", True) and kwargs.get("freeze_encoder", True) is not True
+    if drawn or encoder.core_class != FrozenResNetCore.__name__:
+        return None
+    # Of all stages, frozen or not.
+    return EncoderSpec(**{name: kwargs[name] for name in _WHAT_WEIGHTS_DEPEND_ON if name in kwargs}).build().frozen_sha256()
+
+
+def filter_key(num_demos: int) -> str:
+    """Return the name of so many demos in the dataset that `link_demonstrations` writes."""
+    return f"{num_demos}_demos"
+
+
+def link_demonstrations(dataset: Path, numbers: Sequence[int], path: Path) -> None:
+    """Write a dataset to `path` whose demos are links into `dataset`, with filter keys for these numbers of them. It copies nothing.
+
+    The demos are drawn from the filter key `train`, where there is one, and the smaller sets are part of the larger ones.
+
+    Raises:
+        DatasetError: there are too few.
+    """
+    with hdf5.opened(dataset) as source:
+        names = list(source["data"]) if "mask/train" not in source else hdf5.strings(source["mask/train"])
+        if max(numbers) > len(names):
+            raise DatasetError(f"dataset {dataset} has {len(names)} demonstrations for training; the study asks for {max(numbers)}")
+        # As robomimic sorts them; h5py's order is that of the letters.
+        names.sort(key=lambda name: int(name.rpartition("_")[2]))
+        shuffled = np.random.default_rng(_SHUFFLE_SEED).permutation(names)
+        with atomic_write(path) as beside, h5py.File(beside, "w") as file:
+            data = file.create_group("data")
+            data.attrs.update(source["data"].attrs)
+            for name in source["data"]:
+                data[name] = h5py.ExternalLink(str(dataset.absolute()), f"/data/{name}")
+            for number in numbers:
+                file[f"mask/{filter_key(number)}"] = np.array(sorted(shuffled[:number]), dtype="S")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,32 +166,30 @@ class _Study:
 
     @property
     def demonstrations(self) -> Path:
-        return self.out / f"demonstrations-{provenance.fingerprint(self.data, self.plan.demos)}.hdf5"
+        return self.out / f"demonstrations-{fingerprint(self.data, self.plan.demos)[:12]}.hdf5"
 
     def calibrate(self, run: Run) -> None:
         calibrate(self._config(run), self._shared(run))
 
     def finish(self, run: Run) -> None:
         folder, plan = self._folder(run), self.plan
-        evaluation = dataclasses.asdict(plan.evaluation)
+        evaluation = plan.evaluation.model_dump()
         if (folder / RESULT).exists() and json.loads((folder / RESULT).read_text())["evaluation"] == evaluation:
             return
-        training = finished_training(folder)
-        if training is None:
-            training = train(self._config(run), plan.budget, plan.checkpoints, folder, self._shared(run))
+        training = train(self._config(run), plan.budget, plan.checkpoints, folder, self._shared(run))
         rolled_out = evaluate(
             [self.out / checkpoint.file for checkpoint in training.checkpoints], plan.evaluation.episodes, plan.evaluation.horizon,
             Processes(self.rollout_workers), plan.evaluation.seed, folder / "evaluation", num_videos=0, progress=False,
         )
         checkpoints = [
-            {**dataclasses.asdict(checkpoint), **dataclasses.asdict(summary), "checkpoint": checkpoint.file}
+            {**checkpoint.model_dump(), **dataclasses.asdict(summary), "checkpoint": checkpoint.file}
             for checkpoint, summary in zip(training.checkpoints, rolled_out, strict=True)
         ]
-        result = {"configuration": run.configuration.name, "demos": run.demos, "seed": run.seed, "evaluation": evaluation}
-        write_json(folder / RESULT, {**result, **dataclasses.asdict(training), "checkpoints": checkpoints})
+        result = {"configuration": run.name, "demos": run.demos, "seed": run.seed, "evaluation": evaluation}
+        write_json(folder / RESULT, {**result, **training.model_dump(), "checkpoints": checkpoints})
 
     def _config(self, run: Run) -> Config:
-        """What stock train.py gets, but for folders and lengths."""
+        """Return what stock train.py gets, but for folders and lengths."""
         config = run.configuration.load()
         with config.values_unlocked():
             config.train.data = str(self.demonstrations)
@@ -148,32 +204,28 @@ class _Study:
         return config
 
     def _folder(self, run: Run) -> Path:
-        depends_on = self._depends_on(run, {"seed": run.seed, "checkpoints": self.plan.checkpoints})
-        return self.out / "runs" / f"{_slug(run)}-seed_{run.seed}-{depends_on}"
+        name = self._name(run, f"-seed_{run.seed}", {"seed": run.seed, "checkpoints": self.plan.checkpoints})
+        return self.out / "runs" / name
 
     def _shared(self, run: Run) -> Path:
-        return self.out / "shared" / f"{_slug(run)}-{self._depends_on(run, {})}"
+        return self.out / "shared" / self._name(run, "", {})
 
-    def _depends_on(self, run: Run, more: Mapping[str, Any]) -> str:
-        return provenance.fingerprint(
-            json.loads(run.configuration.load().dump()), self.weights[run.configuration.name], self.data["sha256"], run.demos,
-            dataclasses.asdict(self.plan.budget), self.environment["code_sha256"], self.environment["packages"], more,
+    def _name(self, run: Run, end: str, more: dict[str, int]) -> str:
+        slug = re.sub(r"[^A-Za-z0-9]+", "_", run.name).strip("_").lower()
+        depends_on = fingerprint(
+            json.loads(run.configuration.load().dump()), self.weights[run.name], self.data["sha256"], run.demos,
+            self.plan.budget.model_dump(), self.environment["code"], self.environment["packages"], more,
         )
+        return f"{slug}-{run.demos}_demos{end}-{depends_on[:12]}"
 
     def write_manifest(self, runs: Sequence[Run]) -> None:
-        plan = dataclasses.asdict(self.plan)
         write_json(
             self.out / MANIFEST,
             {
-                "plan": json.loads(json.dumps(plan, default=str)),
+                "plan": self.plan.model_dump(mode="json"),
                 "environment": self.environment,
                 "data": self.data,
                 "weights_sha256": self.weights,
                 "runs": [self._folder(run).name for run in runs],
             },
         )
-
-
-def _slug(run: Run) -> str:
-    name = re.sub(r"[^A-Za-z0-9]+", "_", run.configuration.name).strip("_").lower()
-    return f"{name}-{run.demos}_demos"

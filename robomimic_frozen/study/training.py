@@ -1,72 +1,89 @@
-"""The training runs of a study, each by robomimic's train.py in a process of its own."""
+"""Training runs, each by robomimic's train.py in a process of its own, and what they took."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
+from pydantic import BaseModel
 from robomimic.config.config import Config
 
-from robomimic_frozen.checkpoints import checkpoints_in, networks, read_checkpoint
 from robomimic_frozen.errors import RobomimicFrozenError
-from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_history, run_folders
+from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_history
 from robomimic_frozen.features.store import METADATA
-from robomimic_frozen.files import write_json
-from robomimic_frozen.info import count_parameters
+from robomimic_frozen.policies.checkpoints import checkpoints_in, count_parameters, networks, read_checkpoint
 from robomimic_frozen.study.plan import Budget
+from robomimic_frozen.utils.files import write_json
 
-_MOST_EPOCHS_BETWEEN_CHECKPOINTS = 5
-_FEWEST_STEPS_IN_AN_EPOCH = 20
+_MOST_EPOCHS_BETWEEN_CHECKPOINTS: Final = 5
+_FEWEST_STEPS_IN_AN_EPOCH: Final = 20
 _CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 5
-CALIBRATION = "calibration.json"
+CALIBRATION: Final = "calibration.json"
 
 
 class StudyError(RobomimicFrozenError):
-    """Runs of a study failed; the message names their logs."""
+    """Training or rollouts failed; the message names their log."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint and what it took to get there.
-
-    Attributes:
-        file: relative to the folder of the study.
-        steps: gradient steps.
-        seconds: of feature extraction and of training, without loading libraries, data and rollouts.
-    """
+class Checkpoint(BaseModel):
+    """A checkpoint and what it took to get there."""
 
     file: str
+    """Relative to the folder of the study."""
     steps: int
+    """Gradient steps."""
     seconds: float
+    """Of feature extraction and of training, without loading libraries, data and rollouts."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What a training run took.
+class Training(BaseModel):
+    """What a training run took."""
 
-    Attributes:
-        checkpoints: in the order of their epochs.
-        extraction_seconds: of the features of all images; 0 where pixels were read.
-        seconds_per_step: data loading included.
-        memory_mb: the most that the process had resident after an epoch.
-        parameters, trainable: how many, what cameras share counted once.
-    """
-
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: list[Checkpoint]
+    """In the order of their epochs."""
     extraction_seconds: float
+    """Of the features of all images; 0 where pixels were read."""
     seconds_per_step: float
+    """Data loading included."""
     memory_mb: float
+    """The most that the process had resident after an epoch."""
     parameters: int
+    """How many, what cameras share counted once."""
     trainable: int
+    """How many of them."""
+
+
+def run_stock_train(config: Config, folder: Path) -> Path:
+    """Run robomimic's train.py with `config` in a process of its own, and return the folder of the run that it made.
+
+    Config and log go to `folder`, as `config.json` and `train.log`.
+
+    Raises:
+        StudyError: it failed; the message ends in its last line.
+    """
+    runs, config_file, log = Path(config.train.output_dir, config.experiment.name), folder / "config.json", folder / "train.log"
+    earlier = set(runs.glob("*"))
+    folder.mkdir(parents=True, exist_ok=True)
+    config_file.write_text(config.dump() + "\n")
+    with log.open("w") as output:
+        command = [sys.executable, "-m", "robomimic_frozen.cli", "train", "--config", str(config_file)]
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code != 0:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise StudyError(f"training failed ({' '.join(last)}); see {log}")
+    (run,) = set(runs.glob("*")) - earlier
+    return run
 
 
 def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, shared: Path) -> Training:
-    """Train with `config`, which is completed here, within the budget; all goes to `folder`, last of it `folder/training.json`.
+    """Train with `config`, which is completed here, within the budget, and return what it took.
+
+    All goes to `folder`, last of it `training.json`, which says that this was done and need not be done again.
 
     Args:
         shared: folder of the features for all seeds and, for a budget in seconds, of what `calibrate` finds.
@@ -74,9 +91,10 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
     Raises:
         StudyError: training failed, or the budget is too small for `num_checkpoints` steps.
     """
+    if (folder / "training.json").exists():
+        return Training.model_validate_json((folder / "training.json").read_text())
     if budget.seconds is not None:
         calibrate(config, shared)
-    _use_features_in(shared, config)
     steps = budget.steps or _steps_within(budget.seconds or 0, shared)
     if steps < num_checkpoints:
         raise StudyError(
@@ -85,89 +103,64 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
         )
     epochs_between = min(_MOST_EPOCHS_BETWEEN_CHECKPOINTS, max(1, steps // (_FEWEST_STEPS_IN_AN_EPOCH * num_checkpoints)))
     epochs = num_checkpoints * epochs_between
-    with config.values_unlocked():
-        config.experiment.save.enabled = True
-        config.experiment.save.every_n_epochs = epochs_between
-    run = _run_train(config, epochs, max(1, round(steps / epochs)), folder)
+    run = _run(config, epochs, max(1, round(steps / epochs)), epochs_between, folder, shared)
     training = _measure(run, folder, shared)
-    write_json(folder / "training.json", dataclasses.asdict(training))
+    write_json(folder / "training.json", training.model_dump())
     return training
 
 
-def finished_training(folder: Path) -> Training | None:
-    """What `train` wrote there; None if it did not come to its end."""
-    if not (folder / "training.json").exists():
-        return None
-    content = json.loads((folder / "training.json").read_text())
-    return Training(**{**content, "checkpoints": tuple(Checkpoint(**each) for each in content["checkpoints"])})
-
-
 def calibrate(config: Config, shared: Path) -> None:
-    """Extract the features that training with `config`, which is completed here, reads, and measure a few steps of it, unless
-    `shared/calibration.json` says that this was done. Raises StudyError if training fails."""
+    """Extract the features that training with `config`, which is completed here, reads, and measure a few steps of it.
+
+    Does nothing where `shared/calibration.json` says that this was done. Raises StudyError if training fails.
+    """
     if (shared / CALIBRATION).exists():
         return
-    _use_features_in(shared, config)
-    with config.values_unlocked():
-        config.experiment.save.enabled = False
-    run = _run_train(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, shared / "calibration")
+    run = _run(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, None, shared / "calibration", shared)
     minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
     write_json(shared / CALIBRATION, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
 
 
-def _use_features_in(shared: Path, config: Config) -> None:
-    if "feature_cache" in config.algo:
-        with config.values_unlocked():
-            config.algo.feature_cache.dir = str((shared / "features").absolute())
-
-
 def _steps_within(seconds: float, shared: Path) -> int:
-    """How many steps fit into the time that the extraction of the features leaves."""
+    """Return how many steps fit into the time that the extraction of the features leaves."""
     seconds_per_step = json.loads((shared / CALIBRATION).read_text())["seconds_per_step"]
     return int((seconds - _extraction_seconds(shared)) / seconds_per_step)
 
 
-def _run_train(config: Config, epochs: int, steps_per_epoch: int, folder: Path) -> Path:
-    """The folder of the run, in place of those that did not come to their end."""
+def _run(config: Config, epochs: int, steps_per_epoch: int, epochs_between: int | None, folder: Path, shared: Path) -> Path:
+    """Return the folder of a run in `folder`, in the place of those that did not come to their end."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     with config.values_unlocked():
         config.train.output_dir = str(folder.absolute())
         config.train.num_epochs = epochs
         config.experiment.epoch_every_n_steps = steps_per_epoch
-    (folder / "config.json").write_text(config.dump() + "\n")
-    log = folder / "train.log"
-    with log.open("w") as output:
-        command = [sys.executable, "-m", "robomimic_frozen.cli", "train", "--config", str(folder / "config.json")]
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT).returncode
-    if code != 0:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise StudyError(f"training failed ({' '.join(last)}); see {log}")
-    (run,) = run_folders(folder)
-    return run
+        config.experiment.save.enabled = epochs_between is not None
+        config.experiment.save.every_n_epochs = epochs_between
+        if "feature_cache" in config.algo:
+            config.algo.feature_cache.dir = str((shared / "features").absolute())
+    return run_stock_train(config, folder)
 
 
 def _measure(run: Path, folder: Path, shared: Path) -> Training:
     history = read_history(run)
-    extraction, elapsed, seconds_at = _extraction_seconds(shared), 0.0, {}
-    for epoch, minutes in sorted(history.scalars[EPOCH_MINUTES].items()):
-        elapsed += 60 * minutes
-        seconds_at[epoch] = extraction + elapsed
-    steps_per_epoch = history.steps_per_epoch or 0
-    by_epoch = {_epoch_of(file): file for file in checkpoints_in(run, "the run")}
-    checkpoints = tuple(
-        Checkpoint(str(file.relative_to(folder.parent.parent)), epoch * steps_per_epoch, seconds_at[epoch])
-        for epoch, file in sorted(by_epoch.items())
-    )
-    model = read_checkpoint(by_epoch[max(by_epoch)], "the run")["model"]
-    parameters, trainable = count_parameters(networks(model))
+    extraction, steps_per_epoch, minutes = _extraction_seconds(shared), history.steps_per_epoch or 0, history.scalars[EPOCH_MINUTES]
+    by_epoch = {int(file.stem.removeprefix("model_epoch_")): file for file in map(Path, checkpoints_in(run, "the run"))}
+    parameters, trainable = count_parameters(networks(read_checkpoint(by_epoch[max(by_epoch)], "the run")["model"]))
     return Training(
-        checkpoints, extraction, elapsed / checkpoints[-1].steps, max(history.scalars[MEMORY].values()), parameters, trainable
+        checkpoints=[
+            Checkpoint(
+                file=str(file.relative_to(folder.parent.parent)),
+                steps=epoch * steps_per_epoch,
+                seconds=extraction + 60 * sum(minutes[each] for each in minutes if each <= epoch),
+            )
+            for epoch, file in sorted(by_epoch.items())
+        ],
+        extraction_seconds=extraction,
+        seconds_per_step=60 * sum(minutes.values()) / (len(minutes) * steps_per_epoch),
+        memory_mb=max(history.scalars[MEMORY].values()),
+        parameters=parameters,
+        trainable=trainable,
     )
-
-
-def _epoch_of(checkpoint: Path) -> int:
-    return int(checkpoint.stem.removeprefix("model_epoch_"))
 
 
 def _extraction_seconds(shared: Path) -> float:

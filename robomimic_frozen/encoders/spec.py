@@ -1,0 +1,168 @@
+"""`EncoderSpec`: everything that the activation of an image depends on, from `core_kwargs` to the name of a cache."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from robomimic_frozen.encoders.backbones import Backbone, get_backbone
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
+from robomimic_frozen.encoders.readouts import check_pool
+from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.utils.files import fingerprint
+
+FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What turns images of one obs key into features. Two equal ones give the same features of the same images.
+
+    The fields that are also `core_kwargs` have their names; their defaults stand here and nowhere else. Once made, lists are tuples, and
+    the backbone's own choices stand in the place of None.
+
+    Raises:
+        ConfigError: a setting is wrong, settings contradict one another, or the crop does not fit the image.
+    """
+
+    rgb_model_name: str = "resnet18"  # name of a backbone
+    pretrained_encoder: bool = True  # start from pretrained weights instead of random ones
+    freeze_encoder: bool | str = True  # False for nothing, True for all, or the name of the last frozen stage
+    weights: str | None = None  # a weights file; None for the backbone's own pretrained ones
+    imagenet_norm: bool = True  # normalise images as the backbone was pretrained
+    resize_shape: Sequence[int] | None = None  # [height, width] the images are resized to first
+    crop_shape: Sequence[int] | None = None  # [height, width] of the crop: random in training, central in evaluation
+    random_crop: bool = True  # False for the central crop in training too
+    feature_stage: str | Sequence[str] | None = None  # the stage or stages whose maps are read; None for the backbone's own choice
+    pool: str | None = None  # name of the readout; None for the backbone's own choice
+    grid_size: Sequence[int] = (3, 3)  # [rows, columns] of the readout 'grid'
+    image_shape: Sequence[int] = (3, 84, 84)  # of one image
+    cached_crops: int = 0  # random crops that are cached of each image besides the central one
+    crop_seed: int = 0  # of the positions of those crops
+    dtype: str = "float16"  # or 'float32', as the features are stored
+    # The backbone of that name, or one that no plugin lists.
+    backbone: Backbone = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self._set("image_shape", tuple(self.image_shape))
+        if len(self.image_shape) != 3 or self.image_shape[0] != 3:
+            raise ConfigError(
+                f"FrozenResNetCore got an observation of shape {self.image_shape}; it takes images (3, H, W): "
+                "list other observations under another modality than rgb"
+            )
+        if self.weights is not None and not self.pretrained_encoder:
+            raise ConfigError(f"weights is {self.weights!r} but pretrained_encoder is false; set it to true, or weights to null")
+        if self.dtype not in ("float16", "float32"):
+            raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
+        if self.cached_crops < 0:
+            raise ConfigError(f"algo.feature_cache.cached_crops is {self.cached_crops}; choose 0 or more")
+        self._set("weights", None if self.weights is None else str(self.weights))
+        self._set("backbone", self.backbone or get_backbone(self.rgb_model_name))
+        if isinstance(self.freeze_encoder, str):
+            self.backbone.stage_index("freeze_encoder", self.freeze_encoder)
+        self._set("feature_stage", _stages(self.backbone, self.feature_stage))
+        self._set("pool", self.pool or self.backbone.pool)
+        self._set("grid_size", tuple(self.grid_size))
+        check_pool(str(self.pool), self.grid_size)
+        preprocessing = self.preprocessing()
+        self._set("resize_shape", preprocessing.resize_shape)
+        self._set("crop_shape", preprocessing.crop_shape)
+        if preprocessing.crop_shape is None or not self.random_crop:
+            self._set("cached_crops", 0)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the way to normalise a field of a frozen dataclass
+
+    @classmethod
+    def from_core_kwargs(
+        cls, core_kwargs: Mapping[str, Any], image_shape: Sequence[int], feature_cache: Mapping[str, Any] | None = None
+    ) -> EncoderSpec:
+        """Make the spec of a config's `observation.encoder.rgb.core_kwargs` and, where it is given, `algo.feature_cache`.
+
+        Raises:
+            ConfigError: a key is unknown, which robomimic would drop unseen, or as the class says.
+        """
+        check_core_kwargs(core_kwargs)
+        own = {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
+        cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
+        return cls(**own, **cached, image_shape=tuple(image_shape))
+
+    def preprocessing(self) -> ResizeAndCrop:
+        """Return the module that resizes and crops the images."""
+        return ResizeAndCrop(self.image_shape, self.resize_shape, self.crop_shape, self.random_crop)
+
+    def build(self) -> VisionBackbone:
+        """Return the network, with its weights loaded. Raises WeightsError, WeightsUnavailableError."""
+        return VisionBackbone(self)
+
+    def description(self, network: VisionBackbone | None = None) -> dict[str, Any]:
+        """Return everything a cached activation depends on besides the image, as JSON has it. Raises as `build`.
+
+        Args:
+            network: what `build` has given, where that was called before.
+        """
+        network = network or self.build()
+        return {
+            "format_version": FORMAT_VERSION,
+            "backbone": self.backbone.name,
+            "frozen_stages": network.frozen_stages,
+            "weights_sha256": network.frozen_sha256(),
+            "feature_stages": self.feature_stage,
+            "pool": self.pool,
+            "grid_size": self.grid_size,
+            "normalize": self.imagenet_norm,
+            "resize_shape": self.resize_shape,
+            "crop_shape": self.crop_shape,
+            "cached_crops": self.cached_crops,
+            "crop_seed": self.crop_seed,
+            "dtype": self.dtype,
+            "feature_dim": network.frozen_dim,
+        }
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of `description`."""
+        return fingerprint(self.description())
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], origin: str, image_shape: Sequence[int]) -> EncoderSpec:
+        """Make the spec of a cache again; `origin` is `VisionBackbone.origin` when the cache was made."""
+        same = {name: description[name] for name in ("resize_shape", "crop_shape", "pool", "grid_size", "cached_crops", "crop_seed", "dtype")}
+        return cls(
+            rgb_model_name=description["backbone"],
+            pretrained_encoder=origin != RANDOM,
+            freeze_encoder=description["frozen_stages"][-1],
+            weights=origin if Path(origin).is_absolute() else None,
+            imagenet_norm=description["normalize"],
+            feature_stage=description["feature_stages"],
+            image_shape=image_shape,
+            **same,
+        )
+
+
+_NOT_IN_CORE_KWARGS: Final = ("image_shape", "cached_crops", "crop_seed", "dtype", "backbone")
+CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim")
+"""The keys of `observation.encoder.rgb.core_kwargs`."""
+
+
+def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key FrozenResNetCore does not have, which robomimic would drop unseen, and for an unknown backbone."""
+    for key in core_kwargs:
+        if key not in (*CORE_KWARGS, "input_shape"):
+            close = difflib.get_close_matches(key, CORE_KWARGS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(CORE_KWARGS)}"
+            raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
+    if "rgb_model_name" in core_kwargs:
+        get_backbone(core_kwargs["rgb_model_name"])
+
+
+def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:
+    if setting is None:
+        setting = backbone.feature_stage or backbone.stages[-1]
+    names = (setting,) if isinstance(setting, str) else tuple(setting)
+    if not names:
+        raise ConfigError("feature_stage is empty; name a stage, or null for the backbone's default")
+    return tuple(sorted(set(names), key=lambda name: backbone.stage_index("feature_stage", name)))

@@ -1,0 +1,112 @@
+"""Caches in an object store, or in any other place that fsspec reaches: complete, or not there for anyone.
+
+    <url>/<key>/<digest>.bin     features.bin of a local cache
+    <url>/<key>/metadata.json    its metadata.json, written last and in one step; the digest is its own
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robomimic_frozen.errors import CacheUnavailableError
+from robomimic_frozen.utils.urls import PROBE, driver_errors_named, filesystem
+
+FEATURES, METADATA = "features.bin", "metadata.json"
+
+
+@dataclass(frozen=True)
+class RemoteCache:
+    """A cache, as a listing tells of it.
+
+    Attributes:
+        key: its name.
+        metadata: as of `CachedFeatures`.
+        num_bytes: its size.
+        written: when, in seconds since the epoch.
+    """
+
+    key: str
+    metadata: dict[str, Any]
+    num_bytes: int
+    written: float
+
+
+class RemoteCaches:
+    """The caches at a URL. Drivers try again on their own where a server fails or a connection breaks.
+
+    Args:
+        url: of their folder.
+
+    Raises:
+        ConfigError: there is no driver for it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._files, self._path = filesystem(url.rstrip("/"))
+
+    def has(self, key: str) -> bool:
+        """Return whether the cache of this name is there. Raises CacheUnavailableError if the store does not answer, or does not let us read."""
+        with self._errors_named("read"):
+            self._files.invalidate_cache()
+            return self._files.exists(f"{self._path}/{key}/{METADATA}")
+
+    def fetch(self, key: str, folder: Path) -> bool:
+        """Copy the cache of this name into `folder`; False if there is none. What comes is not checked here.
+
+        Raises:
+            CacheUnavailableError: the store does not answer, or does not let us read.
+        """
+        if not self.has(key):
+            return False
+        remote, beside = f"{self._path}/{key}", folder / f"{key}.fetched"
+        try:
+            with self._errors_named("read"):
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir(parents=True)
+                self._files.get_file(f"{remote}/{METADATA}", str(beside / METADATA))
+                self._files.get_file(f"{remote}/{_content_name(beside)}", str(beside / FEATURES))
+                shutil.rmtree(folder / key, ignore_errors=True)  # it is damaged, if it is there
+                beside.rename(folder / key)
+                return True
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def all(self) -> list[RemoteCache]:
+        """Return the complete ones, the last written first. Raises CacheUnavailableError."""
+        with self._errors_named("read"):
+            self._files.invalidate_cache()
+            found = [self._described(path) for path in self._files.glob(f"{self._path}/*/{METADATA}")]
+        return sorted(found, key=lambda cache: -cache.written)
+
+    def _described(self, path: str) -> RemoteCache:
+        folder = path.rpartition("/")[0]
+        written = self._files.modified(path).timestamp()
+        return RemoteCache(folder.rpartition("/")[2], json.loads(self._files.cat_file(path)), self._files.du(folder), written)
+
+    def check_writable(self) -> None:
+        """Raise CacheUnavailableError unless files can be written there: before hours of work, not after."""
+        with self._errors_named("written"):
+            self._files.pipe_file(f"{self._path}/{PROBE}", b"")
+
+    def publish(self, cache: Path) -> None:
+        """Copy a complete cache there. Raises CacheUnavailableError."""
+        remote = f"{self._path}/{cache.name}"
+        with self._errors_named("written"):
+            self._files.put_file(str(cache / FEATURES), f"{remote}/{_content_name(cache)}")
+            self._files.pipe_file(f"{remote}/{METADATA}", (cache / METADATA).read_bytes())
+
+    def _errors_named(self, done: str) -> contextlib.AbstractContextManager[None]:
+        what, remedy = f"the feature cache at {self.url} cannot be {done}", "check the URL, the network and your permissions"
+        return driver_errors_named(what, remedy, CacheUnavailableError)
+
+
+def _content_name(cache: Path) -> str:
+    # Not one name for all: of two that publish at once, on machines whose last bits differ, neither gets the other's features.
+    return f"{hashlib.sha256((cache / METADATA).read_bytes()).hexdigest()[:16]}.bin"

@@ -1,0 +1,140 @@
+"""Decides whether a training run reads features, and makes its dataset of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from robomimic.utils.dataset import SequenceDataset
+
+from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.features.dataset import CachedFeatureDataset
+from robomimic_frozen.features.source import ImageSource, demos_in
+from robomimic_frozen.features.store import CachedFeatures, ensure_features
+from robomimic_frozen.integration.settings import datasets_of
+from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
+from robomimic_frozen.utils.parallel import Executor
+from robomimic_frozen.utils.urls import is_url
+
+logger = logging.getLogger(__name__)
+
+
+def why_uncached(config: Any) -> str | None:
+    """Return why a run with this config must read pixels; None when features serve it as well."""
+    if "feature_cache" not in config.algo:
+        return f"{config.algo_name} reads no features; choose fbc_frozen or bc_frozen"
+    if not _image_keys(config):
+        return "the policy looks at no images"
+    encoder = config.observation.encoder.rgb
+    randomizers = encoder.obs_randomizer_class
+    randomizers = randomizers if isinstance(randomizers, (list, tuple)) else [randomizers]
+    if not config.algo.feature_cache.enabled:
+        return "algo.feature_cache.enabled is false"
+    if encoder.core_class != FrozenResNetCore.__name__:
+        return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
+    if not _encoder_is_frozen(config):
+        return "the encoder is not frozen"
+    if _starts_from_trained_encoder(config):
+        return "algo.init_from has trained its encoder"
+    if any(randomizers):
+        return f"the cache cannot reproduce the randomizer {next(filter(None, randomizers))}"
+    return None
+
+
+def _image_keys(config: Any) -> tuple[str, ...]:
+    return tuple({key for group in config.observation.modalities.values() for key in group.get("rgb", [])})
+
+
+def _encoder_is_frozen(config: Any) -> bool:
+    return bool(config.observation.encoder.rgb.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+
+
+def _starts_from_trained_encoder(config: Any) -> bool:
+    """Return whether the frozen stages of the policy are others than those that its spec builds."""
+    if not config.algo.get("init_from"):
+        return False
+    path = find_checkpoint(Path(config.algo.init_from), "algo.init_from")
+    earlier = json.loads(read_checkpoint(path, "algo.init_from")["config"])
+    earlier_kwargs = earlier["observation"]["encoder"]["rgb"]["core_kwargs"]
+    return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
+
+
+def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., SequenceDataset] | None:
+    """Return what makes the datasets of a run in the place of SequenceDataset, given its arguments; None for nothing.
+
+    Args:
+        filter_key: of the demos the dataset is for, which tells validation from training.
+    """
+    if "feature_cache" not in config.algo:
+        return None
+    reason = why_uncached(config)
+    if reason is not None:
+        logger.info("training reads pixels: %s", reason)
+        return None
+    validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
+    return functools.partial(_make_dataset, config, not validating)
+
+
+def _make_dataset(
+    config: Any,
+    random_crops: bool,
+    hdf5_path: str,
+    obs_keys: Sequence[str],
+    *args: Any,
+    filter_by_attribute: str | None = None,
+    demo_limit: int | None = None,
+    load_next_obs: bool = True,
+    **kwargs: Any,
+) -> SequenceDataset:
+    limit = {} if demo_limit is None else {"demo_limit": demo_limit}  # which robomimic 0.3 does not know
+    kwargs = {**kwargs, **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
+    keys = [key for key in obs_keys if key in _image_keys(config)]
+    sources = _sources(hdf5_path, filter_by_attribute, demo_limit, keys, load_next_obs)
+    features = {source.key: features_of(config, source).features for source in sources}
+    return CachedFeatureDataset(
+        hdf5_path, obs_keys, *args, **kwargs,
+        features=features,
+        obs_frames=config.algo.get("obs_steps"),
+        random_crops=random_crops,
+        encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
+    )  # fmt: skip
+
+
+def _sources(
+    path: str, filter_key: str | None, demo_limit: int | None, keys: Sequence[str], next_obs: bool
+) -> Iterator[ImageSource]:
+    place = path if is_url(path) else Path(path).expanduser().absolute()
+    demos = demos_in(place, filter_key)[:demo_limit]
+    for group in ("obs", "next_obs") if next_obs else ("obs",):
+        for key in keys:
+            yield ImageSource(place, demos, f"{group}/{key}")
+
+
+def features_of(config: Any, source: ImageSource, executor: Executor | None = None) -> CachedFeatures:
+    """Return the features of `source` under the encoder of `config`. Raises as `ensure_features`."""
+    cache = config.algo.feature_cache
+    spec = EncoderSpec.from_core_kwargs(config.observation.encoder.rgb.core_kwargs, source.image_shape(), cache)
+    return ensure_features(spec, source, executor, cache.dir, None if config.train.cuda else torch.device("cpu"))
+
+
+def precompute(config: Any, executor: Executor | None = None) -> None:
+    """Extract now what training with `config` would extract first. Raises ConfigError if it would not read features."""
+    reason = why_uncached(config)
+    if reason is not None:
+        raise ConfigError(f"there are no features to precompute: {reason}")
+    filter_keys = [config.train.hdf5_filter_key]
+    if config.experiment.validate:
+        filter_keys.append(config.train.hdf5_validation_filter_key)
+    keys = [key for key in config.all_obs_keys if key in _image_keys(config)]
+    for filter_key in filter_keys:
+        for entry in datasets_of(config):
+            chosen, limit = entry.get("filter_key", filter_key), entry.get("demo_limit")
+            for source in _sources(entry["path"], chosen, limit, keys, config.train.hdf5_load_next_obs):
+                features_of(config, source, executor)

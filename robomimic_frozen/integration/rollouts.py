@@ -1,0 +1,54 @@
+"""Runs robomimic's own run_trained_agent.py in this process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import robomimic.utils.file_utils as FileUtils
+from robomimic.config import config_factory
+
+from robomimic_frozen.integration.settings import apply_overrides
+from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.simulation.gl import select_gl_backend
+from robomimic_frozen.simulation.tasks import seeded_robosuite
+
+
+def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
+    """Roll out a checkpoint with robomimic's `scripts/run_trained_agent.py`, given its command line.
+
+    Raises:
+        ConfigError: the checkpoint is missing or unreadable, or an override does not fit its config.
+        RenderingError: no working OpenGL.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--agent", required=True)
+    parser.add_argument("--seed", type=int)
+    known, _ = parser.parse_known_args(arguments)
+    read_checkpoint(Path(known.agent), "--agent")
+    select_gl_backend()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_overridden_checkpoints(overrides))
+        if known.seed is not None:
+            stack.enter_context(seeded_robosuite(known.seed))
+        stack.enter_context(mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]))
+        runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
+
+
+def _overridden_checkpoints(overrides: list[str]) -> contextlib.AbstractContextManager:
+    load = FileUtils.load_dict_from_checkpoint
+
+    def load_and_override(ckpt_path: str) -> dict[str, Any]:
+        checkpoint = load(ckpt_path)
+        config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
+        apply_overrides(config, overrides)
+        checkpoint["config"] = config.dump()
+        return checkpoint
+
+    return mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override)

@@ -1,0 +1,186 @@
+"""robomimic configs: read from a file, changed with `--set KEY.PATH=VALUE`, and checked before a run spends time on them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robomimic.config import config_factory
+from robomimic.config.base_config import get_all_registered_configs
+from robomimic.config.config import Config
+
+from robomimic_frozen.encoders.core import FrozenResNetCore
+from robomimic_frozen.encoders.spec import check_core_kwargs
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.policies.checkpoints import check_class_names
+from robomimic_frozen.utils.urls import is_url
+
+
+def load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
+    """Return the config that `train` would run, without checking that its dataset fits. Arguments as of `train`. Raises ConfigError."""
+    config = _known_config(algo or "fbc_frozen", "--algo") if config_path is None else _read_config(config_path)
+    apply_overrides(config, overrides)
+    check_class_names(config, "config")
+    if dataset is not None:
+        with config.unlocked():
+            config.train.data = dataset
+    return config
+
+
+def _read_config(config_path: str) -> Config:
+    try:
+        settings = _without_training_lengths(json.loads(Path(config_path).read_text()))
+        config = _known_config(settings["algo_name"], config_path)
+        check_settings(config, settings, f"config {config_path}")
+        with config.values_unlocked():
+            config.update(settings)
+    except OSError as error:
+        raise ConfigError(f"config {config_path} cannot be read: {error.strerror}; correct --config") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"config {config_path} is not a robomimic config in JSON ({error}); correct it") from error
+    except RuntimeError as error:  # what robomimic raises for a key its config does not have
+        raise ConfigError(f"config {config_path}: {error}; remove or correct that key") from error
+    return config
+
+
+def _known_config(algo: str, where: str) -> Config:
+    if algo not in get_all_registered_configs():
+        raise ConfigError(f"{where}: unknown algo {algo!r}; choose from {', '.join(sorted(get_all_registered_configs()))}")
+    return config_factory(algo)
+
+
+def _without_training_lengths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run's config.json as its train.py got them.
+
+    That of robomimic 0.5 adds two to each optimizer's, which its configs do not take.
+    """
+    optimizers = settings["algo"].get("optim_params", {}) if isinstance(settings.get("algo"), dict) else {}
+    for optimizer in optimizers.values() if isinstance(optimizers, dict) else ():
+        if isinstance(optimizer, dict):
+            for key in ("num_train_batches", "num_epochs"):
+                optimizer.pop(key, None)
+    return settings
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError or DatasetError unless the dataset that a config names fits it, and its encoder takes its settings."""
+    if not config.train.data:
+        raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
+    _check_obs_keys(config)
+    filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
+    for entry in datasets_of(config):
+        own_filter = entry.get("filter_key")
+        path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
+        check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
+    if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
+        check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+
+
+def datasets_of(config: Config) -> list[Mapping[str, Any]]:
+    """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
+    data = config.train.data
+    return [{"path": data}] if isinstance(data, str) else list(data or ())
+
+
+def _check_obs_keys(config: Config) -> None:
+    for group, modalities in config.observation.modalities.items():
+        for modality, keys in modalities.items():
+            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+                where = f"observation.modalities.{group}.{modality}"
+                raise ConfigError(f"{where} is {json.dumps(keys)}; give a list of obs keys, [] for none")
+
+
+def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise ConfigError for a setting of another type than the one `config` has; robomimic itself takes any.
+
+    Args:
+        settings: nested, as in a config file. What `config` does not have is passed over.
+        where: begins the message.
+        prefix: path of the section that `config` is.
+    """
+    for key in settings.keys() & config.keys():
+        old, new = config[key], settings[key]
+        if isinstance(old, Config) and isinstance(new, Mapping):
+            check_settings(old, new, where, f"{prefix}{key}.")
+        elif isinstance(old, Config):
+            raise ConfigError(f"{where}: {prefix}{key} is a section, not {json.dumps(new)}; correct or remove it")
+        else:
+            _check_type(f"{where}: {prefix}{key}", old, new)
+
+
+def apply_overrides(config: Config, assignments: Iterable[str]) -> None:
+    """Carry out each `key.path=value` on `config`. Values are JSON; what is not JSON is a string.
+
+    Raises:
+        ConfigError: no `=`, an unknown key (the nearest valid one is named), or a value of another type.
+    """
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: write it as KEY.PATH=VALUE, for example algo.horizon=16")
+        _assign(config, path.strip(), _parse(text))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(config: Config, path: str, value: Any) -> None:
+    *parents, key = path.split(".")
+    section = config
+    for parent in parents:
+        if not isinstance(section, Config) or parent not in section:
+            raise _unknown(config, path)
+        section = section[parent]
+    if not isinstance(section, Config) or (key not in section and section.key_lockable):
+        raise _unknown(config, path)
+    if key in section:
+        if isinstance(section[key], Config):
+            example = next(iter(section[key]), "KEY")
+            raise ConfigError(f"--set {path}: this is a section; set one of its keys, for example {path}.{example}")
+        _check_type(f"--set {path}", section[key], value)
+    with config.unlocked():
+        section[key] = value
+
+
+def _check_type(path: str, old: Any, new: Any) -> None:
+    if old is None or new is None:
+        return  # None stands for "off" or "not given" and says nothing about the type
+    if path.endswith(".freeze_encoder") and isinstance(new, str):
+        return  # the name of a stage, in the place of true or false
+    if isinstance(old, (list, tuple)):
+        allowed: tuple[type, ...] = (list,)
+    elif isinstance(old, float):
+        allowed = (int, float)
+    else:
+        allowed = (type(old),)
+    # bool is an int to Python, never to the person who wrote the config
+    if not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool):
+        expected = "list" if allowed == (list,) else type(old).__name__
+        raise ConfigError(
+            f"{path}={json.dumps(new)}: this key takes a {expected} (it is {json.dumps(old)}), "
+            f"not a {type(new).__name__}"
+        )
+
+
+def _unknown(config: Config, path: str) -> ConfigError:
+    keys = list(_leaf_paths(config))
+    last = path.rsplit(".", 1)[-1]
+    same_name = [key for key in keys if key.rsplit(".", 1)[-1] == last]
+    close = difflib.get_close_matches(path, keys, n=1, cutoff=0.3) or keys
+    return ConfigError(f"--set {path}: unknown key; the nearest one is {(same_name or close)[0]}")
+
+
+def _leaf_paths(section: Config, prefix: str = "") -> Iterator[str]:
+    for key, value in section.items():
+        if isinstance(value, Config):
+            yield from _leaf_paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,156 @@
+"""robomimic's checkpoints: read without executing anything in them, and what they hold."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from robomimic_frozen.encoders.frozen_weights import frozen_records
+from robomimic_frozen.errors import ConfigError, first_line
+from robomimic_frozen.utils.urls import is_url, local_path
+
+# Entries of a state dict that are buffers of BatchNorm, not parameters, and what is no tensor at all.
+_NO_PARAMETERS: Final = ("running_mean", "running_var", "num_batches_tracked", "_extra_state")
+
+
+def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
+    """Read what robomimic saved at a path or URL; `setting` says where that came from. Raises ConfigError, or as `local_path`."""
+    path = local_path(place)
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with {setting}")
+    try:
+        checkpoint = read_archive(path)
+        checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"], checkpoint["model"]
+        config = json.loads(checkpoint["config"])
+    except Exception as error:  # a damaged archive or pickle raises almost anything
+        raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another {setting}") from error
+    check_class_names(config, f"checkpoint {path}")
+    return checkpoint
+
+
+def read_archive(path: Path) -> Any:
+    """Read tensors and plain values that `torch.save` wrote, to the CPU; nothing in the file is executed.
+
+    Raises:
+        Exception: of almost any class, if the file is another or is damaged.
+    """
+    check_sums(path)
+    # robomimic 0.5 keeps the best return so far as numpy's float.
+    numbers: list[Any] = [np.core.multiarray.scalar, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]  # type: ignore[attr-defined]
+    with torch.serialization.safe_globals(numbers):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def check_sums(path: Path) -> None:
+    """Raise ValueError if the checksums in an archive of `torch.save`, which torch does not look at, say that it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"damaged: {first_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"damaged: the checksum of {damaged} differs")
+
+
+def check_class_names(config: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if robomimic's own image cores would call `eval` with what names no class of theirs.
+
+    Args:
+        config: a robomimic config; what it lacks is passed over.
+        where: begins the message.
+    """
+    import robomimic.models.obs_core as obs_core
+
+    for modality, encoder in config.get("observation", {}).get("encoder", {}).items():
+        for key in ("backbone_class", "pool_class"):
+            name = encoder.get("core_kwargs", {}).get(key)
+            if name is not None and not isinstance(getattr(obs_core, str(name), None), type):
+                raise ConfigError(
+                    f"{where}: observation.encoder.{modality}.core_kwargs.{key} is {name!r}, which robomimic would evaluate as Python "
+                    "and is no class of its own; do not use what you do not know the author of"
+                )
+
+
+def find_checkpoint(path: Path, setting: str) -> Path:
+    """Return `path`, or where it is the folder of a run or of several, the newest checkpoint in it. Raises ConfigError."""
+    found = [Path(each) for each in checkpoints_in(path, setting)]
+    return found[0] if len(found) == 1 else max(found, key=lambda checkpoint: checkpoint.stat().st_mtime)
+
+
+def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
+    """Return `place`, or where it is the folder of a run or of several, all checkpoints in it, by name. Raises ConfigError."""
+    path = Path(place).expanduser()
+    if is_url(place) or not path.is_dir():
+        return [place if is_url(place) else path]
+    # Not those that begin with a dot: a killed run may have left one half-written.
+    found: list[str | Path] = [*sorted(path.glob("**/models/[!.]*.pth"))]
+    if not found:
+        raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
+    return found
+
+
+def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state of the networks in what an algo's `serialize` gave; robomimic 0.5 keeps that of the optimizers beside it."""
+    return model.get("nets", model)
+
+
+def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an algo's `serialize` gave, with the state of its networks changed."""
+    return {**model, "nets": change(model["nets"])} if "nets" in model else change(dict(model))
+
+
+def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
+    """Return (what, its value) in the order to print, without building networks. Raises ConfigError if `path` is no checkpoint."""
+    checkpoint = read_checkpoint(path, "CKPT")
+    config, state = json.loads(checkpoint["config"]), networks(checkpoint["model"])
+    return [
+        ("algorithm", checkpoint["algo_name"]),
+        ("environment", str(checkpoint["env_metadata"].get("env_name"))),
+        ("experiment", config["experiment"]["name"]),
+        ("dataset", str(config["train"]["data"])),
+        ("seed", str(config["train"]["seed"])),
+        *([("epoch", str(state["epoch"]))] if "epoch" in state else []),
+        *_parameters(state),
+        *_encoder(config["observation"]["encoder"]["rgb"]),
+        *_frozen_weights(state),
+        ("file size", f"{path.stat().st_size / 1e6:.1f} MB"),
+    ]
+
+
+def checkpoint_config(path: Path) -> str:
+    """Return the config of a checkpoint's run, as JSON. Raises ConfigError if `path` is no robomimic checkpoint."""
+    return read_checkpoint(path, "CKPT")["config"]
+
+
+def count_parameters(state: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (all, trainable) parameters in the state of a policy's networks, what cameras share counted once."""
+    policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_NO_PARAMETERS)}
+    tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
+    trainable = sum(tensors.values())
+    frozen = sum(record["parameters"] for record in frozen_records(state).values())
+    return trainable + frozen, trainable
+
+
+def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    total, trainable = count_parameters(state)
+    yield "parameters", f"{total:,}"
+    yield "  trainable", f"{trainable:,}"
+    yield "  frozen", f"{total - trainable:,}, what cameras share counted once"
+
+
+def _encoder(rgb: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "encoder", rgb["core_class"]
+    for name, value in rgb["core_kwargs"].items():
+        yield f"  {name}", json.dumps(value)
+
+
+def _frozen_weights(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for sha256, record in frozen_records(state).items():
+        where = "in this file" if record["weights"] is not None else "to be found elsewhere"
+        yield "frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"

@@ -1,0 +1,84 @@
+"""The choice of an OpenGL backend that renders here, and what lets robomimic and robosuite start without a GPU or mujoco_py."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from typing import Final
+
+from robomimic_frozen._autoload import watch
+from robomimic_frozen.errors import RenderingError
+
+GL_BACKENDS: Final = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+"""MUJOCO_GL -> the Debian packages that provide it."""
+
+
+def select_gl_backend() -> str:
+    """Set MUJOCO_GL to a backend that renders here, unless the user has set it, and return its name.
+
+    MuJoCo reads MUJOCO_GL once, when it is imported, so each candidate is tried in a process of its own.
+
+    Raises:
+        RenderingError: none works, or the user's choice does not.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    for backend in [chosen] if chosen else GL_BACKENDS:
+        reason = rendering_failure(backend)
+        if reason is None:
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    if chosen:
+        raise RenderingError(f"MUJOCO_GL={chosen} cannot render here ({reason}); unset MUJOCO_GL to choose automatically")
+    install = " or ".join(f"apt-get install {packages}" for packages in GL_BACKENDS.values())
+    raise RenderingError(f"no OpenGL backend renders here; on Debian or Ubuntu: {install}")
+
+
+def rendering_failure(backend: str) -> str | None:
+    """Render one frame in a fresh interpreter, and return the reason for its failure, or None."""
+    script = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    try:
+        result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "it did not answer within 60 s"
+    if result.returncode == 0:
+        return None
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit status {result.returncode}"
+
+
+@functools.lru_cache(maxsize=1)
+def provide_mujoco_py() -> None:
+    """Let robomimic 0.3 import its robosuite environments without mujoco_py.
+
+    `robomimic/envs/env_robosuite.py` imports mujoco_py whatever the robosuite, for one exception class. robosuite 1.5
+    uses DeepMind's bindings instead. The stand-in is visible to that one module only.
+    """
+    if importlib.util.find_spec("mujoco_py") is None:
+        watch("robomimic.envs.env_robosuite", _load_with_stand_in)
+
+
+def _load_with_stand_in(load: Callable[[], None]) -> None:
+    import mujoco
+
+    stand_in = types.ModuleType("mujoco_py")
+    stand_in.builder = types.SimpleNamespace(MujocoException=mujoco.FatalError)  # type: ignore[attr-defined]
+    sys.modules["mujoco_py"] = stand_in
+    try:
+        load()
+    finally:
+        del sys.modules["mujoco_py"]
+
+
+def render_where_cuda_is_hidden() -> None:
+    """Let robosuite 1.5 render where CUDA_VISIBLE_DEVICES is empty, as Ray and users set it for processes without a GPU.
+
+    robosuite takes the number of its EGL device from there, and an empty text is no number.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")

@@ -1,0 +1,137 @@
+"""The tasks that can be shown, and robosuite's environments of them, as robomimic's own EnvRobosuite wraps them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.plugins import provided
+from robomimic_frozen.simulation.gl import provide_mujoco_py, render_where_cuda_is_hidden
+
+if TYPE_CHECKING:
+    import numpy as np
+    from robomimic.envs.env_robosuite import EnvRobosuite
+
+    Policy = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Somebody who shows a task; a subclass adds how well.
+
+    Attributes:
+        name: unique among the operators of a task.
+        group: those of like proficiency; also the filter key that their demonstrations are listed under.
+    """
+
+    name: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of one robot arm, and those who show it. Worker processes get it, so that all of it is hashable and picklable.
+
+    Attributes:
+        name: what users call it.
+        env_name: what robosuite calls it.
+        cameras: those that are recorded unless the user names others.
+        image_size: height and width of their images in pixels, unless the user wants another one.
+        horizon: steps after which an attempt has failed.
+        operators: demonstration i is shown by operator i modulo their number.
+        make_policy: makes what acts for an operator in one episode, observation -> action, with this source of random numbers.
+    """
+
+    name: str
+    env_name: str
+    cameras: tuple[str, ...]
+    image_size: int
+    horizon: int
+    operators: tuple[Operator, ...]
+    make_policy: Callable[[Any, np.random.Generator], Policy]
+
+
+def get_task(name: str) -> Task:
+    """Return the task of this name, by whatever plugin. Raises ConfigError, which names those that there are."""
+    known = {task.name: task for task in provided("tasks")}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? The tasks" if close else "the tasks"
+        raise ConfigError(f"there is no task {name!r}; {hint} are {', '.join(known)}")
+    return known[name]
+
+
+def make_physics_env(env_name: str, seed: int) -> EnvRobosuite:
+    """Return an environment without cameras, whose start states follow from the seed alone."""
+    return _env_class()(env_name=env_name, seed=seed, **_base_kwargs())
+
+
+def make_camera_env(env_name: str, camera_names: Sequence[str], image_size: int) -> EnvRobosuite:
+    """Return an environment that renders `image_size` x `image_size` pixels from each camera at every step.
+
+    Raises:
+        ConfigError: the scene has no camera of one of the names.
+    """
+    known = make_physics_env(env_name, seed=0).env.sim.model.camera_names
+    for name in camera_names:
+        if name not in known:
+            raise ConfigError(f"{env_name} has no camera {name!r}; choose from {', '.join(known)}")
+    return _env_class().create_for_data_processing(
+        env_name=env_name,
+        camera_names=list(camera_names),
+        camera_height=image_size,
+        camera_width=image_size,
+        reward_shaping=False,
+        **_base_kwargs(),
+    )
+
+
+def _env_class() -> type[EnvRobosuite]:
+    provide_mujoco_py()
+    render_where_cuda_is_hidden()
+    from robomimic.envs.env_robosuite import EnvRobosuite
+
+    return EnvRobosuite
+
+
+def _base_kwargs() -> dict[str, Any]:
+    from robosuite.controllers import load_composite_controller_config
+
+    # The robot's own default: a BASIC composite of one OSC_POSE arm and its gripper.
+    controller = load_composite_controller_config(robot="Panda")
+    return {"robots": ["Panda"], "controller_configs": controller, "control_freq": 20}
+
+
+def env_args(env: EnvRobosuite) -> str:
+    """Return the `env_args` attribute of a robomimic dataset: JSON from which robomimic makes this environment again."""
+    meta = env.serialize()
+    # EnvRobosuite looks the device up itself; the one of the machine that recorded the set means nothing elsewhere.
+    meta["env_kwargs"].pop("render_gpu_device_id", None)
+    return json.dumps(meta, indent=4)
+
+
+def portable_model(model_xml: str) -> str:
+    """Return MJCF text with robosuite's folder cut from its file names; robosuite puts its own back when it loads them."""
+    import robosuite
+
+    return model_xml.replace(robosuite.__path__[0], "robosuite")
+
+
+@contextlib.contextmanager
+def seeded_robosuite(seed: int) -> Iterator[None]:
+    """Make new robosuite environments repeat the same sequence of start states while the block runs.
+
+    robosuite 1.5 draws from a generator of its own, seeded only by `robosuite.make(seed=...)`; numpy's global seed,
+    which robomimic's `--seed` sets, does not reach it.
+    """
+    import robosuite
+
+    with mock.patch.object(robosuite, "make", functools.partial(robosuite.make, seed=seed)):
+        yield
