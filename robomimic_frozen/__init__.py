@@ -3,7 +3,7 @@
 Importing the package loads neither torch nor robomimic; the public names below load what they need when first used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Backbone": "robomimic_frozen.encoders",

@@ -37,13 +37,9 @@ class _Watcher:
 
 
 def watch(module_name, around):
-    """When `module_name` is imported, call `around(load)`, where `load()` executes the module.
+    """When `module_name` is imported, call `around(load)` once, which must call `load()` to execute the module.
 
     Does nothing if the module is imported already.
-
-    Args:
-        module_name: full name, "robomimic.algo" for example.
-        around: called once, with a function of no arguments that it must call.
     """
     if module_name not in sys.modules:
         sys.meta_path.insert(0, _Watcher(module_name, around))
@@ -57,10 +53,8 @@ def _after(module_name, action):
         except Exception as error:  # robomimic itself must go on working
             import warnings
 
-            warnings.warn(
-                f"robomimic_frozen could not register itself with robomimic: {type(error).__name__}: {error}",
-                stacklevel=2,
-            )
+            what = f"{type(error).__name__}: {error}"
+            warnings.warn(f"robomimic_frozen could not register itself with robomimic: {what}", stacklevel=2)
 
     watch(module_name, around)
 
@@ -69,9 +63,9 @@ def _call(module_name, function=None):
     """Return what imports a module of this package and calls a function of it, both named so that nothing is imported here."""
 
     def action():
-        import importlib
+        from importlib import import_module
 
-        module = importlib.import_module("robomimic_frozen." + module_name)
+        module = import_module(f"robomimic_frozen.{module_name}")
         if function is not None:
             getattr(module, function)()
 

@@ -21,8 +21,21 @@ from robomimic_frozen.utils.urls import exists, is_url, upload_to
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 or what the command says, or 1 after an error, which is printed as one line."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    """Run one command and return the exit status: 0 or what the command says, or 1 after an error, which is printed as one line.
+
+    It is 1 without a word where nobody reads stdout any longer, as in `robomimic-frozen info CKPT | head -1`.
+    """
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 1
+
+
+def _run(words: list[str]) -> int:
     # With robomimic's own --agent, `eval` has robomimic's own flags.
     stock_eval = words[:1] == ["eval"] and any(word.partition("=")[0] == "--agent" for word in words)
     arguments, rest = PARSER.parse_known_args([_STOCK_EVAL, *words[1:]] if stock_eval else words)
@@ -41,14 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @command("quickstart", "demonstrations -> training -> rollouts on Lift, in minutes",
-    "Make scripted Lift demonstrations, train a policy on frozen ImageNet features with robomimic's own train.py, roll it out, and "
-    "sum up in OUT/summary.json.",
+    "Make scripted Lift demonstrations, train a policy on frozen ImageNet features with robomimic's own train.py, roll it out in "
+    "parallel, as `eval` does, and sum up in OUT/summary.json.",
     flag("--out", "folder for all results (%(default)s)", Path("runs/quickstart")),
     flag("--demos", "demonstrations to train on (%(default)s)", 24),
     flag("--rollouts", "rollouts to judge the policy by (%(default)s)", 10),
     flag("--seed", "of demonstrations and training (%(default)s)", 0),
     flag("--workers", "processes that make demonstrations and roll out", os.cpu_count()))  # fmt: skip
 def _quickstart(arguments: Namespace) -> None:
+    require_positive(arguments, "demos", "rollouts", "workers")
     register()
     from robomimic_frozen.study.quickstart import quickstart
 
@@ -69,10 +83,8 @@ def _demos(arguments: Namespace) -> None:
 
     out = arguments.out or Path(f"{arguments.task}_demos.hdf5")
     require_writable(out.parent)
-    summary = generate_demos(
-        out, arguments.num, arguments.seed, arguments.workers, image_size=arguments.image_size, next_obs=arguments.next_obs,
-        task=arguments.task,
-    )  # fmt: skip
+    how = {"image_size": arguments.image_size, "next_obs": arguments.next_obs, "task": arguments.task}
+    summary = generate_demos(out, arguments.num, arguments.seed, arguments.workers, **how)
     print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames")
 
 
@@ -144,8 +156,7 @@ def _eval(arguments: Namespace) -> None:
     require_positive(arguments, "episodes")
     require_writable(arguments.out)
     with executor_of(arguments) as executor:
-        from robomimic_frozen.evaluation.evaluate import evaluate
-        from robomimic_frozen.evaluation.statistics import as_table
+        from robomimic_frozen.evaluation.evaluate import as_table, evaluate
 
         how_long = arguments.episodes, arguments.horizon
         summaries = evaluate(arguments.checkpoints, *how_long, executor, arguments.seed, arguments.out, arguments.videos)
@@ -191,11 +202,9 @@ def _study(arguments: Namespace) -> None:
     require_writable(arguments.out)
     try:
         with executor_of(arguments) as executor:
-            if arguments.executor == "local":
-                # One run at a time, so that each has the machine for itself.
-                run_study(read_plan(arguments.plan), arguments.out, ThisProcess(), executor.workers)
-            else:
-                run_study(read_plan(arguments.plan), arguments.out, executor, executor.threads or 1)
+            here = arguments.executor == "local"  # one run at a time, so that each has the machine for itself
+            of_runs, rollout_workers = (ThisProcess(), executor.workers) if here else (executor, executor.threads or 1)
+            run_study(read_plan(arguments.plan), arguments.out, of_runs, rollout_workers)
     except StudyError:
         with contextlib.suppress(ConfigError):  # none is finished
             print(write_report(arguments.out, with_films=True))
@@ -242,8 +251,8 @@ def _cache(arguments: Namespace) -> None:
     if arguments.action == "list":
         inventory.print_entries(arguments.dir)
     elif arguments.dir is not None and is_url(arguments.dir):
-        what = f"{arguments.dir} is a URL, of which caches are only listed"
-        raise ConfigError(f"{what}; {arguments.action} a folder that has copies of them")
+        copies = f"{arguments.action} a folder that has copies of them"
+        raise ConfigError(f"{arguments.dir} is a URL, of which caches are only listed; {copies}")
     elif arguments.action == "verify":
         inventory.print_verification(arguments.dir, arguments.dataset)
     else:

@@ -16,19 +16,13 @@ from robomimic_frozen.utils.parallel import Executor, Processes, ThisProcess
 Flag = tuple[str, dict[str, Any]]
 Run = Callable[[Namespace], "int | None"]
 
-PARSER: Final = ArgumentParser(
-    prog="robomimic-frozen", description="Behaviour cloning on frozen image encoders, with robomimic.", allow_abbrev=False
-)
+_DESCRIPTION: Final = "Behaviour cloning on frozen image encoders, with robomimic."
+PARSER: Final = ArgumentParser("robomimic-frozen", description=_DESCRIPTION, allow_abbrev=False)
 COMMANDS: Final = PARSER.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
 
 def command(name: str, help: str, description: str | None, *flags: Flag, among: Any = COMMANDS, **options: Any) -> Callable[[Run], Run]:
-    """Make a command of the decorated function.
-
-    Args:
-        among: the commands that it is one of.
-        options: of its ArgumentParser.
-    """
+    """Make one of the commands `among` of the decorated function; `options` are of its ArgumentParser."""
     parser = among.add_parser(name, help=help, description=description, **options)
     for flag_name, settings in flags:
         parser.add_argument(flag_name, **settings)
@@ -49,8 +43,8 @@ def flag(name: str, help: str, default: Any = None, **options: Any) -> Flag:
     return name, {"help": help, "default": default, **options}
 
 
-SET_HELP: Final = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
-SET: Final[Flag] = "--set", {"help": SET_HELP, "action": "append", "default": [], "metavar": "KEY.PATH=VALUE"}
+_SET_HELP: Final = "change one setting of the config; VALUE is JSON or a plain string; repeatable"
+SET: Final[Flag] = "--set", {"help": _SET_HELP, "action": "append", "default": [], "metavar": "KEY.PATH=VALUE"}
 CONFIG: Final = (
     flag("--config", "config JSON (the defaults of --algo when omitted)"),
     flag("--algo", "algorithm, when there is no --config (fbc_frozen)"),
@@ -75,11 +69,7 @@ def executor_flags(without_workers: str = "one for each core") -> tuple[Flag, ..
 
 @contextlib.contextmanager
 def executor_of(arguments: Namespace, in_this_process: bool = False) -> Iterator[Executor]:
-    """Give the executor that the flags of `executor_flags` ask for. Raises ConfigError.
-
-    Args:
-        in_this_process: whether tasks are computed without workers unless --workers says how many.
-    """
+    """Give the executor that `executor_flags` ask for; without --workers that is none for `in_this_process`. Raises ConfigError."""
     require_positive(arguments, "workers")
     if arguments.executor == "ray":
         from robomimic_frozen.utils.ray_cluster import RayCluster
@@ -95,15 +85,11 @@ def executor_of(arguments: Namespace, in_this_process: bool = False) -> Iterator
     for name, settings in _OF_RAY_ONLY:
         if getattr(arguments, name.removeprefix("--").replace("-", "_")) != settings["default"]:
             raise ConfigError(f"{name} is of use with --executor ray only; add that, or leave it out")
-    if arguments.workers is None and in_this_process:
-        yield ThisProcess()
-    else:
-        yield Processes(arguments.workers or usable_cores())
+    yield ThisProcess() if in_this_process and arguments.workers is None else Processes(arguments.workers or usable_cores())
 
 
 def require_positive(arguments: Namespace, *names: str) -> None:
     """Raise ConfigError if one of these flags is given and less than 1."""
     for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
+        if (value := getattr(arguments, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; choose 1 or more")

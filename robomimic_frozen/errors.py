@@ -16,11 +16,7 @@ class DatasetError(RobomimicFrozenError):
 class MalformedError(DatasetError):
     """Something in a demonstration file is missing, damaged, or of another kind than what belongs there.
 
-    Args:
-        path: of the file.
-        where: names the thing within it.
-        what: is the matter.
-        remedy: what to do.
+    `where` names the thing within the file, `what` says what is the matter, and `remedy` what to do.
     """
 
     def __init__(self, path: str, where: str, what: str, remedy: str = "download or generate it again") -> None:
@@ -56,5 +52,5 @@ class RenderingError(RobomimicFrozenError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message, or the name of its class when it says nothing."""
+    """Return the first line of another library's message, or the name of its class when it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,7 +22,7 @@ BUILTIN_PLUGINS: Final = (
     "robomimic_frozen.encoders.readouts",
     "robomimic_frozen.policies.networks",
     "robomimic_frozen.policies.chiunet",
-    "robomimic_frozen.integration.components",
+    "robomimic_frozen.integration.registration",
     "robomimic_frozen.data.operators",
     "robomimic_frozen.data.sources",
 )

@@ -251,14 +251,15 @@ def _frames_the_policy_reads() -> Iterator[None]:
 
 def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
     import torch
-    from robomimic_frozen.features.spec import Extractor
 
+    from robomimic_frozen.encoders import EncoderSpec
     from robomimic_frozen.features.extraction import FeatureExtraction
 
     shape = (3, job.image_size, job.image_size)
-    extractor = Extractor.from_config(config.observation.encoder.rgb.core_kwargs, config.algo.feature_cache, shape)
+    spec = EncoderSpec.from_core_kwargs(config.observation.encoder.rgb.core_kwargs, shape, config.algo.feature_cache)
+    network = spec.build()
     images = np.random.default_rng(0).integers(0, 256, (320, *shape[1:], 3), dtype=np.uint8)
-    extraction = FeatureExtraction(extractor, torch.device(job.device), images)
+    extraction = FeatureExtraction(spec, network, torch.device(job.device), images)
     extraction("warm-up", images[:64])
     rates = []
     for _ in range(3):
@@ -268,7 +269,7 @@ def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
     return {
         "extraction_images_per_s": round(statistics.median(rates), 1),
         "extraction_precision": str(extraction.precision).removeprefix("torch."),
-        "cache_bytes_per_frame": extractor.feature_bytes * len(job.cameras),
+        "cache_bytes_per_frame": (1 + CROPS) * network.frozen_dim * np.dtype(spec.dtype).itemsize * len(job.cameras),
     }
 
 

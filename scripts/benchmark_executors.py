@@ -27,7 +27,6 @@ import psutil
 import torch
 import torchvision
 
-from robomimic_frozen.features.source import ImageSource
 from robomimic_frozen.utils.files import sha256_of
 
 FRAMES_OF_A_DEMO = 100
@@ -49,8 +48,6 @@ def main() -> None:
         torch.save(torchvision.models.resnet18(weights=None).state_dict(), folder / "weights.pth")
         for count in arguments.images:
             dataset = write_images(folder / f"{count}.hdf5", count, arguments.image_size)
-            if not arguments.memory:
-                found.append({"images": count, "hash_mb_per_second": hash_speed(dataset, count)})
             for _ in range(arguments.repeat):
                 for executor in arguments.executors:  # one after the other, so that both meet the same neighbours
                     measured = measure(command(folder, dataset, executor, arguments.workers), folder / "cache", arguments.memory)
@@ -70,14 +67,6 @@ def write_images(path: Path, count: int, size: int) -> Path:
             demo["actions"] = np.zeros((FRAMES_OF_A_DEMO, 7))
             demo[f"obs/{KEY}"] = generator.integers(0, 256, (FRAMES_OF_A_DEMO, size, size, 3), dtype=np.uint8)
     return path
-
-
-def hash_speed(dataset: Path, count: int) -> int:
-    """Of reading and hashing, which the process that asks for features does alone before anything is extracted."""
-    source = ImageSource(dataset, tuple(f"demo_{number}" for number in range(count // FRAMES_OF_A_DEMO)), f"obs/{KEY}")
-    start = time.perf_counter()
-    source.digests()
-    return round(dataset.stat().st_size / 10**6 / (time.perf_counter() - start))
 
 
 def command(folder: Path, dataset: Path, executor: str, workers: int) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_help_loads_neither_torch_nor_robomimic(arguments):
     result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "usage: robomimic-frozen" in result.stdout
+
+
+LIST = ["cache", "list", "--dir", "."]
+
+
+@pytest.mark.parametrize(("arguments", "unbuffered"), [(["--help"], ""), (LIST, ""), (LIST, "1")])
+def test_a_reader_that_has_left_ends_a_command_without_a_word(arguments, unbuffered, tmp_path):
+    command, environment = [sys.executable, "-m", "robomimic_frozen.cli", *arguments], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `head` does when it has enough
+        assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
 def contents(folder):

@@ -28,8 +28,7 @@ from small_datasets import write_raw_file
 
 import robomimic_frozen
 from robomimic_frozen import cli, cli_flags
-from robomimic_frozen.data.old_robosuite import for_robosuite_1_5
-from robomimic_frozen.data.raw_file import RawFile, read_raw_file
+from robomimic_frozen.data.raw_file import RawFile, for_robosuite_1_5, read_raw_file
 from robomimic_frozen.data.rendering import View, _fingerprint, check_images, render_dataset
 from robomimic_frozen.data.sources import RELEASED
 from robomimic_frozen.errors import ConfigError, DatasetError

@@ -14,8 +14,7 @@ from worker_functions import threads_of_a_rollout_worker
 
 from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.evaluation.evaluate import evaluate
-from robomimic_frozen.evaluation.statistics import as_table, summarize, wilson_interval
+from robomimic_frozen.evaluation.evaluate import as_table, evaluate, summarize, wilson_interval
 from robomimic_frozen.utils import parallel
 from robomimic_frozen.utils.parallel import Processes, ThisProcess, retrying_map
 

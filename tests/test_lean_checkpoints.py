@@ -9,8 +9,7 @@ from policies import SmallBackbone, make_config, make_obs, make_policy
 from test_two_stages import act, save, train
 
 from robomimic_frozen.encoders import get_backbone
-from robomimic_frozen.encoders.frozen_weights import _as_bytes, read_record
-from robomimic_frozen.encoders.weights import restoring_checkpoint
+from robomimic_frozen.encoders.weights import _as_bytes, read_record, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
 
 

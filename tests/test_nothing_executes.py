@@ -13,8 +13,7 @@ from policies import make_config, make_policy
 from robomimic_frozen import cli
 from robomimic_frozen.encoders.weights import read_weights
 from robomimic_frozen.errors import ConfigError, WeightsError
-from robomimic_frozen.integration import resume
-from robomimic_frozen.integration.training import resumable_training
+from robomimic_frozen.integration.training import STATE_FILE, ResumableEpochs, resumable_training
 from robomimic_frozen.policies.checkpoints import read_checkpoint
 from robomimic_frozen.policies.fbc import start_from_checkpoint
 
@@ -86,9 +85,9 @@ def test_training_does_not_start_from_it(malicious, marker):
 
 
 def test_a_run_is_not_resumed_from_it(malicious, marker, tmp_path):
-    state = shutil.copy(malicious, tmp_path / resume.STATE_FILE)
+    state = shutil.copy(malicious, tmp_path / STATE_FILE)
     with pytest.raises(ConfigError, match="cannot be read"):
-        resume.ResumableEpochs(1, Path(state).parent)
+        ResumableEpochs(1, Path(state).parent)
     assert not marker.exists()
 
 

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from robomimic_frozen.config import FBCFrozenConfig
-from robomimic_frozen.policies.ema import EMA
-from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, make_optimizer, warmup_cosine
+from robomimic_frozen.policies.optimization import CLEAR_EVERY, EMA, clear_negligible_moments, make_optimizer, warmup_cosine
 
 
 def test_the_learning_rate_climbs_over_the_warm_up_and_ends_at_zero():

@@ -14,7 +14,7 @@ import torchvision
 from robomimic.config import config_factory
 
 from robomimic_frozen import cli
-from robomimic_frozen.encoders.frozen_weights import frozen_records
+from robomimic_frozen.encoders.weights import frozen_records
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHORT = {

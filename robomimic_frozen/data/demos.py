@@ -32,16 +32,7 @@ _SPLIT_KEY: Final = (0,)
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What a generated set holds.
-
-    Attributes:
-        path: the HDF5 file.
-        num_demos: number of demonstrations, all successful.
-        num_frames: environment steps of all of them.
-        attempts: episodes simulated for them, failed ones included.
-        frames_per_group: steps of the operators of each group, `better` for example.
-        attempts_per_operator: episodes simulated for each operator.
-    """
+    """What a generated set holds: demonstrations that succeeded, and their environment steps; `attempts` counts failed episodes, too."""
 
     path: Path
     num_demos: int
@@ -88,12 +79,14 @@ def generate_demos(
     workers = usable_cores() if workers is None else workers
     image_size = shown.image_size if image_size is None else image_size
     cameras = shown.cameras if camera_names is None else tuple(camera_names)
-    _check_numbers(num_demos=(num_demos, 1), workers=(workers, 1), image_size=(image_size, 1), seed=(seed, 0))
+    for name, value, minimum in (("num_demos", num_demos, 1), ("workers", workers, 1), ("image_size", image_size, 1), ("seed", seed, 0)):
+        if value < minimum:
+            raise ConfigError(f"{name} must be at least {minimum}, not {value}")
     make = functools.partial(make_episode, shown, cameras, image_size, seed)
     attempts_of: Counter[str] = Counter()
     frames_in: Counter[str] = Counter()
-    groups = dict.fromkeys(operator.group for operator in shown.operators)
-    with new_file(path) as partial, DemoFile(partial, seed, next_obs, tuple(groups)) as file:
+    groups = tuple(dict.fromkeys(operator.group for operator in shown.operators))
+    with new_file(path) as partial, DemoFile(partial, seed, next_obs, groups) as file:
         select_gl_backend()  # for the workers, which inherit its choice
         with contextlib.closing(ordered_map(make, range(num_demos), Processes(workers))) as episodes:
             for episode in tqdm(episodes, "demonstrations", num_demos, unit="demo", disable=not progress):
@@ -101,20 +94,7 @@ def generate_demos(
                 attempts_of[episode.operator.name] += episode.attempts
                 frames_in[episode.operator.group] += len(episode.actions)
     logger.info("wrote %d demonstrations to %s", num_demos, path)
-    return DemoSummary(
-        path=path,
-        num_demos=num_demos,
-        num_frames=sum(frames_in.values()),
-        attempts=sum(attempts_of.values()),
-        frames_per_group=dict(frames_in),
-        attempts_per_operator=dict(attempts_of),
-    )
-
-
-def _check_numbers(**values_and_minima: tuple[int, int]) -> None:
-    for name, (value, minimum) in values_and_minima.items():
-        if value < minimum:
-            raise ConfigError(f"{name} must be at least {minimum}, not {value}")
+    return DemoSummary(path, num_demos, frames_in.total(), attempts_of.total(), dict(frames_in), dict(attempts_of))
 
 
 class DemoFile:
@@ -125,7 +105,6 @@ class DemoFile:
     Args:
         path: file to write; overwritten.
         seed: decides which demonstrations are in `valid`.
-        next_obs: whether to write `next_obs` beside `obs`.
         groups: of operators, each of which gets a filter key.
     """
 
@@ -154,39 +133,27 @@ class DemoFile:
         demo.attrs["num_samples"] = len(episode.actions)
         demo.attrs["model_file"] = episode.model
         demo.attrs["operator"] = episode.operator.name
-        demo["actions"] = episode.actions
-        demo["states"] = episode.states
-        demo["rewards"] = episode.rewards
-        demo["dones"] = _dones(episode.rewards)
+        dones = (episode.rewards > 0).astype(np.int64)
+        dones[-1] = 1  # where the task is solved and at the end, as in robomimic's released sets (`done_mode` 2)
+        for key, values in {"actions": episode.actions, "states": episode.states, "rewards": episode.rewards, "dones": dones}.items():
+            demo[key] = values
         for parent, steps in {"obs": slice(None, -1), "next_obs": slice(1, None)}.items():
             if parent == "obs" or self._next_obs:
-                group = demo.create_group(parent)
-                for key, values in episode.obs.items():
-                    group[key] = values[steps]
+                demo.create_group(parent).update({key: values[steps] for key, values in episode.obs.items()})
         self._data.attrs["env_args"] = episode.env_args
         self._data.attrs["total"] += len(episode.actions)
         self._shown_by.append(episode.operator.group)
 
     def _write_filter_keys(self) -> None:
-        valid = _valid_demos(len(self._shown_by), self._seed)
-        in_valid = [index in valid for index in range(len(self._shown_by))]
-        keys = {"train": [not chosen for chosen in in_valid], "valid": in_valid}
-        keys |= {group: [shown_by == group for shown_by in self._shown_by] for group in self._groups}
+        shown_by = np.array(self._shown_by)
+        in_valid = np.isin(np.arange(len(shown_by)), _valid_demos(len(shown_by), self._seed))
+        keys = {"train": ~in_valid, "valid": in_valid, **{group: shown_by == group for group in self._groups}}
         for key, chosen in keys.items():
-            names = [f"demo_{index}" for index in np.flatnonzero(chosen)]
-            self._file[f"mask/{key}"] = np.array(names, dtype="S")
+            self._file[f"mask/{key}"] = np.array([f"demo_{index}" for index in np.flatnonzero(chosen)], dtype="S")
 
 
-def _dones(rewards: np.ndarray) -> np.ndarray:
-    """Return 1 where the task is solved and at the end, as in robomimic's released sets (`done_mode` 2): [T] int64."""
-    dones = (rewards > 0).astype(np.int64)
-    dones[-1] = 1
-    return dones
-
-
-def _valid_demos(num_demos: int, seed: int) -> set[int]:
+def _valid_demos(num_demos: int, seed: int) -> np.ndarray:
     """Draw a tenth of the demonstrations, at least one of two or more."""
-    if num_demos < 2:
-        return set()
+    num_valid = 0 if num_demos < 2 else max(1, round(VALID_SHARE * num_demos))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_SPLIT_KEY))
-    return set(rng.permutation(num_demos)[: max(1, round(VALID_SHARE * num_demos))].tolist())
+    return rng.permutation(num_demos)[:num_valid]

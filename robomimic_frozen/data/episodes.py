@@ -23,90 +23,52 @@ HOLD_STEPS: Final = 8
 
 @dataclass(frozen=True)
 class Episode:
-    """A successful demonstration of T steps.
-
-    Attributes:
-        operator: who showed it.
-        attempts: episodes simulated for it, this one included.
-        model: MJCF text of the scene.
-        states: [T, S] float64, MuJoCo states before each action.
-        actions: [T, A] float64 in [-1, 1].
-        rewards: [T] float64, 1 where the task was solved after the action.
-        obs: observations before each action and after the last: [T + 1, ...] each, images as [H, W, 3] uint8.
-        env_args: JSON description of the environment.
-    """
+    """A successful demonstration of T steps."""
 
     operator: Operator
-    attempts: int
-    model: str
-    states: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    obs: Mapping[str, np.ndarray]
-    env_args: str
+    attempts: int  # episodes simulated for it, this one included
+    model: str  # MJCF text of the scene
+    states: np.ndarray  # [T, S] float64, MuJoCo states before each action
+    actions: np.ndarray  # [T, A] float64 in [-1, 1]
+    rewards: np.ndarray  # [T] float64, 1 where the task was solved after the action
+    obs: Mapping[str, np.ndarray]  # before each action and after the last: [T + 1, ...] each, images as [H, W, 3] uint8
+    env_args: str  # JSON description of the environment
 
 
 def make_episode(task: Task, camera_names: tuple[str, ...], image_size: int, seed: int, index: int) -> Episode:
-    """Return demonstration `index` of a set; a worker keeps the environment for the next. Arguments and errors as of EpisodeMaker."""
-    return worker_state(EpisodeMaker, task, camera_names, image_size, seed)(index)
-
-
-class EpisodeMaker:
-    """Makes the demonstrations of one set; the same number always gives the same episode.
-
-    Args:
-        task: what they show.
-        camera_names: cameras of the scene to render.
-        image_size: height and width of their images in pixels.
-        seed: seed of the whole set.
+    """Return demonstration `index` of the set of this seed, shown by the task's operators in turn. A worker keeps its environment.
 
     Raises:
         ConfigError: a camera does not exist.
+        DatasetError: the operator failed too often, or the simulation does not repeat itself.
     """
+    env = worker_state(tasks.make_camera_env, task.env_name, camera_names, image_size)
+    operator = task.operators[index % len(task.operators)]
+    for attempt in range(MAX_ATTEMPTS):
+        env_seed, policy_seed = episode_seeds(seed, index, attempt)
+        policy = task.make_policy(operator, np.random.default_rng(policy_seed))
+        outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task.horizon)
+        if outcome is not None:
+            return _record(env, operator, attempt + 1, *outcome)
+    raise DatasetError(
+        f"operator {operator.name} did not solve {task.name} in {MAX_ATTEMPTS} attempts (demonstration {index}); "
+        "its proficiency does not fit this version of robosuite"
+    )
 
-    def __init__(self, task: Task, camera_names: tuple[str, ...], image_size: int, seed: int) -> None:
-        self._task, self._seed = task, seed
-        self._env = tasks.make_camera_env(task.env_name, camera_names, image_size)
 
-    def __call__(self, index: int) -> Episode:
-        """Return demonstration `index` of the set, shown by the operators in turn.
-
-        Raises:
-            DatasetError: the operator failed too often, or the simulation does not repeat itself.
-        """
-        task = self._task
-        operator = task.operators[index % len(task.operators)]
-        for attempt in range(MAX_ATTEMPTS):
-            env_seed, policy_seed = episode_seeds(self._seed, index, attempt)
-            policy = task.make_policy(operator, np.random.default_rng(policy_seed))
-            outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task.horizon)
-            if outcome is not None:
-                return self._record(operator, attempt + 1, *outcome)
-        raise DatasetError(
-            f"operator {operator.name} did not solve {task.name} in {MAX_ATTEMPTS} attempts (demonstration {index}); "
-            "its proficiency does not fit this version of robosuite"
-        )
-
-    def _record(self, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray) -> Episode:
-        env = self._env
-        observations = [env.reset_to(start)]
-        rewards = []
-        for expected, action in zip(states, actions, strict=True):
-            if not np.array_equal(env.get_state()["states"], expected):
-                raise DatasetError("the simulation did not repeat itself when played again with cameras")
-            obs, reward, _, _ = env.step(action)
-            observations.append(obs)
-            rewards.append(reward)
-        return Episode(
-            operator=operator,
-            attempts=attempts,
-            model=tasks.portable_model(start["model"]),
-            states=states,
-            actions=actions,
-            rewards=np.array(rewards, dtype=np.float64),
-            obs={key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
-            env_args=tasks.env_args(env),
-        )
+def _record(
+    env: EnvRobosuite, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray
+) -> Episode:
+    observations, rewards = [env.reset_to(start)], []
+    for expected, action in zip(states, actions, strict=True):
+        if not np.array_equal(env.get_state()["states"], expected):
+            raise DatasetError("the simulation did not repeat itself when played again with cameras")
+        obs, reward, _, _ = env.step(action)
+        observations.append(obs)
+        rewards.append(reward)
+    stacked = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+    model = tasks.portable_model(start["model"])
+    return Episode(operator, attempts, model, states, actions, np.array(rewards, dtype=np.float64), stacked, tasks.env_args(env))
 
 
 def episode_seeds(seed: int, index: int, attempt: int) -> tuple[int, int]:
@@ -119,15 +81,13 @@ def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, horizon: int) -> tu
     """Let a policy try once, in an environment without cameras, from a new start.
 
     Returns:
-        The start (`model`, `states`), the states before each action [T, S] and the actions [T, A]; None when the task
-        is not solved at the end.
+        The start (`model`, `states`), the states before each action [T, S] and the actions [T, A]; None when it failed.
     """
     env.reset()
     start = env.get_state()
     # Dataset playback begins like this; the controllers would otherwise remember the start as reset() left it.
     obs = env.reset_to(start)
-    states, actions = [], []
-    steps_left = horizon
+    states, actions, steps_left = [], [], horizon
     while steps_left > 0:
         states.append(env.get_state()["states"])
         actions.append(policy(obs))

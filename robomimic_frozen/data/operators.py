@@ -63,18 +63,11 @@ OPERATORS: Final = (
 
 
 class OperatorPolicy:
-    """One episode of one operator.
-
-    Args:
-        operator: whose proficiency to show.
-        rng: source of its noise, pauses and detours.
-    """
+    """One episode of one operator, whose noise, pauses and detours are drawn from `rng`."""
 
     def __init__(self, operator: LiftOperator, rng: np.random.Generator) -> None:
-        self._operator = operator
-        self._rng = rng
-        self._previous = np.zeros(6)
-        self._pause_left = 0
+        self._operator, self._rng = operator, rng
+        self._previous, self._pause_left = np.zeros(6), 0
         self._detours = [_sample_detour(rng) for _ in range(operator.detours)]
 
     def __call__(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -91,7 +84,8 @@ class OperatorPolicy:
         if self._pauses():
             return np.append(np.zeros(6), grip)
         operator = self._operator
-        position = _limit_norm(operator.gain * self._position_error(obs) / POSITION_SCALE, operator.max_speed)
+        position = operator.gain * self._position_error(obs) / POSITION_SCALE
+        position *= min(1.0, operator.max_speed / max(float(np.linalg.norm(position)), 1e-9))
         yaw = operator.yaw_gain * _yaw_error(obs) / ROTATION_SCALE
         wanted = np.concatenate([position, [0.0, 0.0, np.clip(yaw, -0.5, 0.5)]])
         wanted += operator.noise * self._rng.standard_normal(6) * [1.0, 1.0, 1.0, 0.1, 0.1, 0.1]
@@ -125,13 +119,8 @@ class OperatorPolicy:
 
 def _sample_detour(rng: np.random.Generator) -> np.ndarray:
     """Draw a point beside and above the cube, relative to it: [3] in metres."""
-    angle = rng.uniform(-np.pi, np.pi)
-    radius = rng.uniform(0.06, 0.12)
+    angle, radius = rng.uniform(-np.pi, np.pi), rng.uniform(0.06, 0.12)
     return np.array([radius * np.cos(angle), radius * np.sin(angle), rng.uniform(0.08, 0.14)])
-
-
-def _limit_norm(vector: np.ndarray, limit: float) -> np.ndarray:
-    return vector * min(1.0, limit / max(float(np.linalg.norm(vector)), 1e-9))
 
 
 def _surrounds_cube(obs: Mapping[str, np.ndarray]) -> bool:

@@ -17,7 +17,7 @@ from robomimic_frozen.data.raw_file import RawFile
 from robomimic_frozen.errors import DatasetError, first_line
 from robomimic_frozen.simulation import tasks
 from robomimic_frozen.simulation.cameras import CameraGate, KeptRenderer
-from robomimic_frozen.simulation.gl import provide_mujoco_py, render_where_cuda_is_hidden
+from robomimic_frozen.simulation.gl import prepare_robosuite
 
 if TYPE_CHECKING:
     from robomimic.envs.env_robosuite import EnvRobosuite
@@ -39,14 +39,13 @@ class Playback:
     def __init__(self, raw: RawFile, camera_names: Sequence[str], height: int, width: int, next_obs: bool = False) -> None:
         self._raw, self._next_obs = raw, next_obs
         self._view = {"camera_names": list(camera_names), "camera_height": height, "camera_width": width}
-        self._renderer = KeptRenderer()
+        renderer = KeptRenderer()
         try:
-            with self._renderer.in_use():
+            with renderer.in_use():
                 self._env = create_env_for_data_processing(raw.env_meta, **self._view)
         except Exception as error:  # robosuite raises Exception itself
             raise DatasetError(f"dataset {raw.path}: robosuite cannot make its environment ({first_line(error)})") from error
-        self._robosuite = self._env.env
-        self._gate = CameraGate(self._robosuite)
+        self._gate = CameraGate(self._env.env, renderer)
         self._reset, self._reset_to, self._step = self._env.reset, self._env.reset_to, self._env.step
         # robomimic 0.3 resets the environment and then resets it to a state, which resets it once more.
         self._env.reset, self._env.reset_to, self._env.step = lambda: None, self.reset_to, self._last_step
@@ -68,7 +67,7 @@ class Playback:
             DatasetError: its scene does not go with the environment.
         """
         try:
-            trajectory, cameras = extract_trajectory(self._env, start_of(demo), demo["states"][()], demo["actions"][()], **self._view)
+            trajectory, cameras = extract_trajectory(self._env, demo, **self._view)
         except Exception as error:
             raise DatasetError(f"dataset {self._raw.path}: robosuite cannot play {demo.name} back ({first_line(error)})") from error
         if not self._next_obs:
@@ -78,18 +77,9 @@ class Playback:
     def reset_to(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Do as robomimic's `reset_to`, but render when the state that is asked for has been reached, not on the way."""
         if "model" in state:
-            with (
-                self._gate.closed(),
-                mock.patch.object(self._env, "reset", self._reset),
-                mock.patch.object(self._robosuite, "reset_from_xml_string", self._reset_with_renderer),
-            ):
+            with self._gate.closed(), mock.patch.object(self._env, "reset", self._reset):
                 self._reset_to({key: value for key, value in state.items() if key != "states"})
         return self._reset_to({"states": state["states"]})
-
-    def _reset_with_renderer(self, xml: str) -> None:
-        self._robosuite.has_offscreen_renderer = True
-        with self._renderer.in_use():
-            type(self._robosuite).reset_from_xml_string(self._robosuite, xml)
 
     def _last_step(self, action: np.ndarray) -> Any:
         self._gate.is_open = self._next_obs
@@ -106,22 +96,19 @@ def start_of(demo: h5py.Group) -> dict[str, Any]:
 
 def create_env_for_data_processing(env_meta: Mapping[str, Any], **view: Any) -> EnvRobosuite:
     """Call robomimic's function of that name. Since 0.5 it must be told that no depth is wanted, to write so."""
-    provide_mujoco_py()
-    render_where_cuda_is_hidden()
+    prepare_robosuite()
     create = EnvUtils.create_env_for_data_processing
     no_depth = {"use_depth_obs": False} if "use_depth_obs" in inspect.signature(create).parameters else {}
     return create(env_meta=dict(env_meta), reward_shaping=False, **view, **no_depth)
 
 
-def extract_trajectory(
-    env: EnvRobosuite, start: Mapping[str, Any], states: np.ndarray, actions: np.ndarray, **view: Any
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def extract_trajectory(env: EnvRobosuite, demo: h5py.Group, **view: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Call robomimic's function of that name, with `done_mode` 2 as for its released human demonstrations.
 
     Since 0.5 it also tells where the cameras are: the second of what is returned, None before.
     """
     extract = stock.extract_trajectory
-    arguments = {"env": env, "initial_state": dict(start), "states": states, "actions": actions, "done_mode": 2}
+    recorded = {"initial_state": start_of(demo), "states": demo["states"][()], "actions": demo["actions"][()]}
     if "camera_names" not in inspect.signature(extract).parameters:
-        return extract(**arguments), None
-    return extract(**arguments, actions_abs=None, **view)
+        return extract(env, **recorded, done_mode=2), None
+    return extract(env, **recorded, done_mode=2, actions_abs=None, **view)

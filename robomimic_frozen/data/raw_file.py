@@ -1,15 +1,16 @@
-"""A raw file of robomimic: states and actions of demos, and the scene of each, without observations."""
+"""Raw files of robomimic: states and actions of demos without observations, and their environment for robosuite 1.5."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from robomimic_frozen.data.old_robosuite import for_robosuite_1_5
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError
 from robomimic_frozen.utils import hdf5
 
@@ -19,23 +20,25 @@ if TYPE_CHECKING:
 # Before 1.5 robosuite called what a robot stands on mount0, and looks for other names since.
 _OLD_SCENE: Final = re.compile(r'name="mount\d+_base"')
 _CAMERA: Final = re.compile(r'<camera\b[^>]*?\sname="([^"]+)"')
+_ROBOSUITE_ENV: Final = 1  # robomimic's EnvType.ROBOSUITE_TYPE
+_ONE_ARMED: Final = ("Panda", "Sawyer", "IIWA", "Jaco", "Kinova3", "UR5e")
+
+# Settings of OSC_POSE that mean in robosuite 1.5 what they meant before, and those that it takes no notice of.
+_SAME: Final = {
+    "type", "input_max", "input_min", "output_max", "output_min", "kp", "damping_ratio", "impedance_mode", "kp_limits",
+    "damping_ratio_limits", "position_limits", "orientation_limits", "uncouple_pos_ori", "interpolation", "ramp_ratio",
+}  # fmt: skip
+_IGNORED: Final = {"control_delta", "damping", "damping_limits"}
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """What a raw file holds.
-
-    Attributes:
-        path: the HDF5 file, or its URL.
-        env_meta: description of its environment, for robosuite 1.5.
-        steps: name of each demo -> its number of steps, in the order of their numbers.
-        cameras: of its scenes.
-    """
+    """What the raw file at a path or URL holds."""
 
     path: str | Path
-    env_meta: Mapping[str, Any]
-    steps: Mapping[str, int]
-    cameras: tuple[str, ...]
+    env_meta: Mapping[str, Any]  # of its environment, for robosuite 1.5
+    steps: Mapping[str, int]  # name of each demo -> its number of steps, in the order of their numbers
+    cameras: tuple[str, ...]  # of its scenes
 
     def check_cameras(self, names: tuple[str, ...]) -> None:
         """Raise ConfigError unless the scenes have these cameras."""
@@ -45,11 +48,7 @@ class RawFile:
 
 
 def read_raw_file(path: str | Path) -> RawFile:
-    """Look through a raw file, or one at a URL.
-
-    Raises:
-        DatasetError: it is damaged, lacks something, or is of an environment or a scene that robosuite 1.5 cannot make.
-    """
+    """Look through a raw file at a path or URL. Raises DatasetError if it is damaged, or of what robosuite 1.5 cannot make."""
     with hdf5.opened(path) as file:
         data = hdf5.group_in(file, "data")
         names = hdf5.members(data)
@@ -69,14 +68,11 @@ def read_raw_file(path: str | Path) -> RawFile:
 
 def _env_meta(data: h5py.Group) -> dict[str, Any]:
     text = hdf5.attribute(data, "env_args")
-    try:
+    with contextlib.suppress(TypeError, ValueError, KeyError):
         meta = json.loads(text)
         if isinstance(meta["env_kwargs"]["robots"], str | list) and isinstance(meta["env_name"], str):
-            # EnvRobosuite looks the device up itself; that of the machine that recorded the file means nothing here.
-            meta["env_kwargs"].pop("render_gpu_device_id", None)
+            meta["env_kwargs"].pop("render_gpu_device_id", None)  # that of another machine; EnvRobosuite looks it up itself
             return meta
-    except (TypeError, ValueError, KeyError):
-        pass
     remedy = "convert it with robomimic's scripts/conversion/convert_robosuite.py"
     raise MalformedError(data.file.filename, "env_args", "is missing or describes no environment of robosuite", remedy)
 
@@ -99,3 +95,67 @@ def _scene(data: h5py.Group, name: str) -> str:
     if not isinstance(text, str):
         raise MalformedError(data.file.filename, f"model_file of {name}", "is missing or no text")
     return text
+
+
+def for_robosuite_1_5(env_meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `env_args` of a dataset as robosuite 1.5 makes the same environment of them; its own stay as they are.
+
+    robomimic's conversion of its released sets is the model: the controller of the arm becomes one part of a composite one, which
+    takes actions in the frame of the world, and physics are computed in full at every step.
+
+    Raises:
+        DatasetError: with the reason, where it is not known how.
+    """
+    if env_meta.get("type") != _ROBOSUITE_ENV:
+        raise _refusal(f"type {env_meta.get('type')!r} is not of robosuite")
+    result = deepcopy(dict(env_meta))
+    kwargs = result["env_kwargs"]
+    robots = [kwargs["robots"]] if isinstance(kwargs["robots"], str) else kwargs["robots"]
+    controllers = kwargs.get("controller_configs")
+    of_each = controllers if isinstance(controllers, list) else [controllers] * len(robots)
+    parts = [controller["body_parts"] for controller in of_each if isinstance(controller, Mapping) and "body_parts" in controller]
+    if parts or not _is_older(env_meta.get("env_version")):
+        # robosuite 1.5 ignores `control_delta`, so that it does not tell what the actions mean.
+        for name, part in (item for part_of_each in parts for item in part_of_each.items()):
+            if part.get("control_delta") is False and "input_type" not in part:
+                raise _refusal(f"control_delta of {name} is false, which robosuite 1.5 ignores; say input_type 'absolute' or 'delta'")
+        return result
+    if len(of_each) != len(robots):
+        raise _refusal(f"it names {len(of_each)} controllers for {len(robots)} robots")
+    composites = [_composite(robot, controller) for robot, controller in zip(robots, of_each, strict=True)]
+    kwargs["controller_configs"] = composites[0] if len(robots) == 1 else composites
+    kwargs.setdefault("lite_physics", False)
+    return result
+
+
+def _is_older(version: Any) -> bool:
+    """Return whether it is older than 1.5. robomimic has not always written the version."""
+    numbers = re.match(r"(\d+)\.(\d+)", str(version))
+    return numbers is None or tuple(map(int, numbers.groups())) < (1, 5)
+
+
+def _composite(robot: str, controller: Any) -> dict[str, Any]:
+    from robosuite.controllers.composite.composite_controller_factory import refactor_composite_controller_config
+
+    if robot not in _ONE_ARMED:
+        raise _refusal(f"how {robot!r} was controlled is not known to be possible there")
+    if not isinstance(controller, Mapping):
+        raise _refusal(f"its controller is {controller!r}, no settings, and the default is another one there")
+    if controller.get("type") != "OSC_POSE":
+        raise _refusal(f"controller {controller.get('type')!r} moves the arm in another way there; only OSC_POSE does not")
+    if unknown := sorted(controller.keys() - _SAME - _IGNORED):
+        raise _refusal(f"what {', '.join(unknown)} of its controller would be there is not known")
+    for key in ("position_limits", "orientation_limits"):
+        if controller.get(key) is not None:
+            raise _refusal(f"{key} are not to be had there")
+    # Of robosuite before 1.2; later ones ignored it.
+    if controller.get("damping", 1) != 1 or ("damping_limits" in controller and controller.get("impedance_mode", "fixed") != "fixed"):
+        raise _refusal("whether its controller heeded damping depends on a version that is not known")
+    part = {key: value for key, value in controller.items() if key in _SAME}
+    part |= {"input_type": "delta" if controller.get("control_delta", True) else "absolute", "input_ref_frame": "world"}
+    return refactor_composite_controller_config(part, robot, ["right"])
+
+
+def _refusal(reason: str) -> DatasetError:
+    remedy = "correct env_args, or take a set that robomimic has converted: robomimic-frozen data lift-mh"
+    return DatasetError(f"its environment cannot be made with robosuite 1.5 ({reason}); {remedy}")

@@ -37,13 +37,7 @@ _IMAGE: Final = "_image"
 
 @dataclass(frozen=True)
 class View:
-    """What is written of every state.
-
-    Attributes:
-        cameras: cameras of the scene whose images are recorded as `<camera>_image`.
-        image_size: height and width of the images in pixels.
-        next_obs: whether `next_obs` is written as well, which doubles the file.
-    """
+    """What is written of every state: each `<camera>_image`, its height and width in pixels, and whether `next_obs`, too."""
 
     cameras: tuple[str, ...]
     image_size: int
@@ -97,8 +91,7 @@ def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
 
 def _render(raw: RawFile, view: View, parts: Mapping[str, Path], executor: Executor | None, progress: bool) -> None:
     """Render each demo to a file of its own."""
-    demos = list(parts)
-    render = functools.partial(_render_demo, raw.path, view)
+    demos, render = list(parts), functools.partial(_render_demo, raw.path, view)
     bar = tqdm(desc="rendering", initial=len(raw.steps) - len(demos), total=len(raw.steps), unit="demo", disable=not progress)
     with bar, contextlib.closing(retrying_map(render, demos, executor)) as results:
         for index, result in results:
@@ -163,10 +156,7 @@ def _merge(raw: RawFile, parts: Mapping[str, Path], out: Path) -> None:
 
 
 def check_images(raw: RawFile, path: str | Path, executor: Executor | None = None) -> int:
-    """Render a sample of steps again, spread over demos and time, and compare them with the dataset at a path or URL.
-
-    Returns:
-        How many steps were compared, with all images of each.
+    """Render a sample of steps again, spread over demos and time, compare them with the dataset at a path or URL, and return their number.
 
     Raises:
         DatasetError: an image differs, the dataset is not of this raw file, or it has no images.
@@ -178,13 +168,13 @@ def check_images(raw: RawFile, path: str | Path, executor: Executor | None = Non
         if foreign or not demos:
             raise DatasetError(f"{path} is not rendered from {raw.path}: {', '.join(foreign[:1]) or 'every demo'} is only in one of them")
         obs = hdf5.group_in(hdf5.group_in(file["data"], demos[0]), "obs")
-        shapes = {key: hdf5.array_in(obs, key).shape for key in hdf5.members(obs) if key.endswith(_IMAGE)}
-    if len({shape[1:] for shape in shapes.values()}) != 1 or not all(len(shape) == 4 for shape in shapes.values()):
+        cameras = tuple(key.removesuffix(_IMAGE) for key in hdf5.members(obs) if key.endswith(_IMAGE))
+        sizes = {hdf5.array_in(obs, f"{camera}{_IMAGE}").shape[1:] for camera in cameras}
+    if [len(size) for size in sizes] != [3]:
         raise DatasetError(f"{path} has no images of one size to compare; render it with robomimic-frozen data")
-    cameras = tuple(key.removesuffix(_IMAGE) for key in shapes)
+    ((height, width, _),) = sizes
     raw.check_cameras(cameras)
     gl.select_gl_backend()  # for the workers, too, which inherit its choice
-    _, height, width, _ = next(iter(shapes.values()))
     sample = _spread([name for name in raw.steps if name in demos], _CHECKED_DEMOS)
     return sum(ordered_map(functools.partial(_check_demo, raw.path, path, cameras, height, width), sample, executor))
 

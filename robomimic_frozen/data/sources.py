@@ -33,13 +33,7 @@ RELEASED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A raw file that can be had by name.
-
-    Attributes:
-        name: what users call it.
-        summary: what it is, in one line.
-        fetch: returns where it lies on this machine, having brought it there if need be. Raises DatasetError.
-    """
+    """A raw file that can be had by name; `fetch` brings it here if need be and returns its path. Raises DatasetError."""
 
     name: str
     summary: str
@@ -76,11 +70,11 @@ def find_source(source: str) -> str | Path:
 
 def default_view(env_name: str) -> tuple[tuple[str, ...], int]:
     """Return the cameras and the image size of robomimic's own image datasets (its extract_obs_from_raw_datasets.sh)."""
-    if env_name == "TwoArmTransport":
-        return ("shouldercamera0", "shouldercamera1", "robot0_eye_in_hand", "robot1_eye_in_hand"), 84
-    if env_name == "ToolHang":
-        return ("sideview", "robot0_eye_in_hand"), 240
-    return ("agentview", "robot0_eye_in_hand"), 84
+    views = {
+        "TwoArmTransport": (("shouldercamera0", "shouldercamera1", "robot0_eye_in_hand", "robot1_eye_in_hand"), 84),
+        "ToolHang": (("sideview", "robot0_eye_in_hand"), 240),
+    }
+    return views.get(env_name, (("agentview", "robot0_eye_in_hand"), 84))
 
 
 def fetch_released(name: str) -> Path:
@@ -93,20 +87,22 @@ def fetch_released(name: str) -> Path:
         DatasetError: it cannot be had; the hub would send it by something else than https; its content is another one.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import HfHubHTTPError
 
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP library, another one in each major version
     url = hf_hub_url(HUB_REPO, RELEASED[name], repo_type="dataset")
     _require_https(url)
     silence: Exception | None = None
     try:
         metadata = get_hf_file_metadata(url)
-    except (OSError, hub_http_error()) as error:
+    except (OSError, http_error) as error:
         silence = error
     else:
         _require_https(metadata.location)
         sha256 = _known_sha256(name, metadata.etag)  # before anything is written: huggingface_hub makes a file name of it
     try:
         path = Path(hf_hub_download(HUB_REPO, RELEASED[name], repo_type="dataset", local_files_only=silence is not None))
-    except (OSError, ValueError, hub_http_error()) as error:
+    except (OSError, ValueError, http_error) as error:
         why = first_line(silence or error).rstrip(".")
         what = f"{name} could not be downloaded ({why})"
         raise DatasetError(f"{what}; run again, or download {url} elsewhere and name the file in place of it") from error
@@ -118,13 +114,6 @@ def fetch_released(name: str) -> Path:
         path.unlink(missing_ok=True)
         raise DatasetError(f"{name} is damaged: its sha256 is not {sha256}; {path} is removed, run again to download it again")
     return path
-
-
-def hub_http_error() -> type[Exception]:
-    """Return what the HTTP library under huggingface_hub raises, which is another one in each of its major versions."""
-    from huggingface_hub.utils import HfHubHTTPError
-
-    return HfHubHTTPError.__bases__[0]
 
 
 def _known_sha256(name: str, etag: str | None) -> str:

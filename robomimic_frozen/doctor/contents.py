@@ -8,12 +8,12 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
 
-from robomimic_frozen.doctor.findings import Finding, Severity, from_error
+from robomimic_frozen.doctor.findings import ERROR, WARNING, Finding, from_error
 from robomimic_frozen.errors import MalformedError
 from robomimic_frozen.utils import hdf5
 
@@ -23,52 +23,28 @@ _OF_EVERY_STEP: Final = ("actions", "states", "rewards", "dones")
 
 @dataclass(frozen=True)
 class Summary:
-    """What an array holds of every step.
-
-    Attributes:
-        dtype: its name.
-        shape: (T, ...).
-        low, high: the smallest and the largest finite number; infinities where there is none.
-        not_finite: how many numbers are NaN or infinite.
-        black: how many steps hold nothing but zeros.
-        plain: how many steps hold the same number throughout.
-        still: whether all steps are the same.
-        sha256: of shape and numbers.
-    """
+    """What an array holds of every step."""
 
     dtype: str
-    shape: tuple[int, ...]
-    low: float
-    high: float
-    not_finite: int
-    black: int
-    plain: int
-    still: bool
-    sha256: str
-
-    @property
-    def layout(self) -> str:
-        """Return type and shape of one step."""
-        return f"{self.dtype} {list(self.shape[1:])}"
+    shape: tuple[int, ...]  # (T, ...)
+    low: float  # the smallest finite number; inf where there is none
+    high: float  # the largest finite number; -inf where there is none
+    not_finite: int  # numbers that are NaN or infinite
+    black: int  # steps of nothing but zeros
+    plain: int  # steps of the same number throughout
+    still: bool  # whether all steps are the same
+    sha256: str  # of shape and numbers
 
 
 @dataclass
 class Demo:
-    """What is known of a demo. Keys are 'actions', 'obs/agentview_image'.
-
-    Attributes:
-        name: 'demo_0'.
-        steps: its `num_samples`; None when that is missing or no number.
-        lengths: of what it has of every step, by key; None for what is no array of numbers.
-        arrays: what those hold that could be read, by key.
-        findings: what is missing or could not be read; `where` is one of the keys, or "".
-    """
+    """What is known of a demo. Keys are 'actions', 'obs/agentview_image'."""
 
     name: str
-    steps: int | None = None
-    lengths: dict[str, int | None] = field(default_factory=dict)
-    arrays: dict[str, Summary] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    steps: int | None = None  # its `num_samples`; None when that is missing or no number
+    lengths: dict[str, int | None] = field(default_factory=dict)  # of what it has of every step; None for what is no array of numbers
+    arrays: dict[str, Summary] = field(default_factory=dict)  # of those that could be read
+    findings: list[Finding] = field(default_factory=list)  # of what is missing or could not be read; `where` is one of the keys, or ""
 
 
 def read_demo(data: h5py.Group, name: str) -> Demo:
@@ -76,15 +52,14 @@ def read_demo(data: h5py.Group, name: str) -> Demo:
     demo = Demo(name)
     with _damage_noted(demo.findings):
         group = hdf5.group_in(data, name)
-        names = hdf5.members(group)
-        demo.steps = _num_samples(hdf5.attribute(group, "num_samples"), demo.findings)
+        names, demo.steps = hdf5.members(group), _num_samples(group, demo.findings)
         for key in names:
             if key.startswith(_OF_EVERY_STEP):
                 _read_array(demo, group, key, key)
             elif key in OBSERVATIONS:
                 _read_observations(demo, group, key)
         if "actions" not in demo.lengths:
-            demo.findings.append(Finding(Severity.ERROR, "", "has no actions", "download or convert the file again"))
+            demo.findings.append(Finding(ERROR, "", "has no actions", "download or convert the file again"))
     return demo
 
 
@@ -107,13 +82,14 @@ def _damage_noted(findings: list[Finding], where: str = "") -> Iterator[None]:
         findings.append(from_error(error, where))
 
 
-def _num_samples(value: Any, findings: list[Finding]) -> int | None:
+def _num_samples(group: h5py.Group, findings: list[Finding]) -> int | None:
+    value = hdf5.attribute(group, "num_samples")
     try:
         return operator.index(value)
     except TypeError:
         what = "has no attribute num_samples" if value is None else "has a num_samples that is no whole number"
         remedy = "set it to the number of steps, as robomimic's scripts/conversion do"
-        findings.append(Finding(Severity.ERROR, "", what, remedy, "" if value is None else repr(value)))
+        findings.append(Finding(ERROR, "", what, remedy, "" if value is None else repr(value)))
         return None
 
 
@@ -123,7 +99,7 @@ def _read_observations(demo: Demo, group: h5py.Group, name: str) -> None:
         for key in hdf5.members(observations):
             if hdf5.holds_group(observations, key):
                 what, remedy = "is a group; what is nested was not looked at", f"put arrays right into {name}"
-                demo.findings.append(Finding(Severity.WARNING, f"{name}/{key}", what, remedy))
+                demo.findings.append(Finding(WARNING, f"{name}/{key}", what, remedy))
             else:
                 _read_array(demo, observations, key, f"{name}/{key}")
 
@@ -133,13 +109,13 @@ def _read_array(demo: Demo, parent: h5py.Group, name: str, key: str) -> None:
     with _damage_noted(demo.findings, key):
         array = hdf5.array_in(parent, name)
         if array.dtype.kind not in "biuf" or not array.ndim:
-            what, detail = "is no sequence of numbers", f"{array.dtype} {list(array.shape)}"
-            demo.findings.append(Finding(Severity.ERROR, key, what, "store [T, ...] numbers", detail))
+            detail = f"{array.dtype} {list(array.shape)}"
+            demo.findings.append(Finding(ERROR, key, "is no sequence of numbers", "store [T, ...] numbers", detail))
             return
         demo.lengths[key] = array.shape[0]
         if array.is_virtual:
             what = "is virtual: its numbers are in other files, and were not looked at"
-            demo.findings.append(Finding(Severity.WARNING, key, what, "copy them into this file"))
+            demo.findings.append(Finding(WARNING, key, what, "copy them into this file"))
         else:
             demo.arrays[key] = _summarize(array)
 

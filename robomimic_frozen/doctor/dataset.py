@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import statistics
@@ -14,7 +13,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from robomimic_frozen.doctor.contents import OBSERVATIONS, Demo, Summary, read_demo, read_filter_keys
-from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error, grouped, some_of
+from robomimic_frozen.doctor.findings import ERROR, NOTE, WARNING, Examination, Finding, from_error, grouped, some_of
 from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.machine import installed_version
@@ -22,6 +21,7 @@ from robomimic_frozen.utils.machine import installed_version
 _CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
 _STORE_UINT8: Final = "store images as uint8 [T, H, W, 3] of 0 to 255; robomimic itself divides by 255"
 _RECORD_AGAIN: Final = "record or render these demos again, or leave them out with a filter key"
+_CONVERT_AGAIN: Final = "download or convert the file again, or leave these demos out with a filter key"
 _CONFIG: Final = "config"
 
 
@@ -45,7 +45,7 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
             demos.append(read_demo(data, name))
-        findings += [*_odd_names(names), *_wrong_total(hdf5.attribute(data, "total"), demos)]
+        findings += _judge_listing(names, hdf5.attribute(data, "total"), demos)
         findings += grouped((demo.name, finding) for demo in demos for finding in (*demo.findings, *_judge_demo(demo)))
         findings += [*_missing_keys(demos), *_differing_layouts(demos), *_duplicates(demos), *_missing_images(demos)]
         filter_keys = read_filter_keys(file, findings)
@@ -58,67 +58,59 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "environment": f"{metadata.get('env_name')}, version {metadata.get('env_version')}",
         "demos": f"{len(demos)}{lengths}",
-        **{key: array.layout for key, array in demos[0].arrays.items()},
+        **{key: f"{array.dtype} {list(array.shape[1:])}" for key, array in demos[0].arrays.items()},
         "filter keys": ", ".join(f"{key} ({len(chosen)})" for key, chosen in filter_keys.items()) or "none",
     }
     return Examination(str(path), facts, findings)
 
 
 def judge_environment(where: str, metadata: Any) -> Iterator[Finding]:
-    """Yield what is wrong with the metadata of an environment, of a dataset or a checkpoint.
-
-    Args:
-        where: names the attribute.
-    """
+    """Yield what is wrong with the metadata of an environment; `where` names the attribute of the dataset or the checkpoint."""
     if missing := [key for key in ("env_name", "type", "env_kwargs") if not isinstance(metadata, dict) or key not in metadata]:
-        yield Finding(Severity.ERROR, where, f"lacks {', '.join(missing)}, without which robomimic makes no environment", _CONVERT)
+        yield Finding(ERROR, where, f"lacks {', '.join(missing)}, without which robomimic makes no environment", _CONVERT)
         return
     made_with, here = metadata.get("env_version"), installed_version("robosuite")
     is_of_robosuite = metadata["type"] == 1  # EnvType.ROBOSUITE_TYPE of robomimic
     if is_of_robosuite and here is not None and str(made_with).split(".")[:2] != here.split(".")[:2]:
         what = f"is of robosuite {made_with or 'of unknown version'}, and {here} is installed: its physics, cameras or controllers differ"
-        remedy = "convert it with robomimic-frozen data, or expect lower success rates"
-        yield Finding(Severity.WARNING, where, what, remedy)
+        yield Finding(WARNING, where, what, "convert it with robomimic-frozen data, or expect lower success rates")
 
 
 def _environment_in(text: Any) -> tuple[dict[str, Any], list[Finding]]:
-    where = "env_args"
     if text is None:
-        return {}, [Finding(Severity.ERROR, where, "is missing", _CONVERT)]
+        return {}, [Finding(ERROR, "env_args", "is missing", _CONVERT)]
     try:
         metadata = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        return {}, [Finding(Severity.ERROR, where, f"is not JSON ({error})", _CONVERT)]
-    return (metadata if isinstance(metadata, dict) else {}), list(judge_environment(where, metadata))
+        return {}, [Finding(ERROR, "env_args", f"is not JSON ({error})", _CONVERT)]
+    return (metadata if isinstance(metadata, dict) else {}), list(judge_environment("env_args", metadata))
 
 
-def _odd_names(names: Sequence[str]) -> Iterator[Finding]:
+def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:
     if odd := [name for name in names if not re.fullmatch("demo_[0-9]+", name)]:
         remedy = "rename to demo_0, demo_1 and so on: robomimic sorts demos by that number"
-        yield Finding(Severity.ERROR, some_of(odd), "is not called demo_N", remedy)
-
-
-def _wrong_total(total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:
+        yield Finding(ERROR, some_of(odd), "is not called demo_N", remedy)
     steps = sum(demo.steps or 0 for demo in demos)
     if total is not None and str(total) != str(steps):
-        yield Finding(Severity.WARNING, "total", f"is {total}, and the demos have {steps} steps", f"set the attribute to {steps}")
+        yield Finding(WARNING, "total", f"is {total}, and the demos have {steps} steps", f"set the attribute to {steps}")
 
 
 def _judge_demo(demo: Demo) -> Iterator[Finding]:
     if demo.steps is not None and demo.steps < 1:
-        yield Finding(Severity.ERROR, "", "has no steps", "leave it out with a filter key", f"num_samples is {demo.steps}")
+        yield Finding(ERROR, "", "has no steps", "leave it out with a filter key", f"num_samples is {demo.steps}")
     for key, length in demo.lengths.items():
         if demo.steps is not None and length is not None and length != demo.steps:
-            shorter = "is shorter than num_samples says: the demo is truncated"
-            what = shorter if length < demo.steps else "is longer than num_samples says"
-            remedy = "download or convert the file again, or leave these demos out with a filter key"
-            yield Finding(Severity.ERROR, key, what, remedy, f"{length} steps, num_samples is {demo.steps}")
+            what = "is shorter than num_samples says: the demo is truncated" if length < demo.steps else "is longer than num_samples says"
+            yield Finding(ERROR, key, what, _CONVERT_AGAIN, f"{length} steps, num_samples is {demo.steps}")
     for key, array in demo.arrays.items():
         if array.not_finite:
-            what = "holds NaN or infinite numbers, which end training"
-            yield Finding(Severity.ERROR, key, what, _RECORD_AGAIN, f"{array.not_finite} numbers")
-        if key == "actions":
-            yield from _judge_actions(key, array)
+            yield Finding(ERROR, key, "holds NaN or infinite numbers, which end training", _RECORD_AGAIN, f"{array.not_finite} numbers")
+        if key == "actions" and len(array.shape) != 2:
+            yield Finding(ERROR, key, "are not [T, action dim]", "store one vector for each step", str(list(array.shape)))
+        if key == "actions" and (array.low < -1 or array.high > 1):
+            what = "leave [-1, 1], to which robosuite clips them and robomimic's policies are made"
+            remedy = "scale actions to [-1, 1]; the controller in env_args says what 1 means"
+            yield Finding(WARNING, key, what, remedy, f"{array.low:.4g} to {array.high:.4g}")
         if _is_image(key, array):
             yield from _judge_image(key, array)
 
@@ -129,40 +121,29 @@ def _is_image(key: str, array: Summary) -> bool:
     return group in OBSERVATIONS and ("image" in name or "rgb" in name or (len(array.shape) == 4 and 3 in array.shape[1::2]))
 
 
-def _judge_actions(key: str, array: Summary) -> Iterator[Finding]:
-    if len(array.shape) != 2:
-        yield Finding(Severity.ERROR, key, "are not [T, action dim]", "store one vector for each step", str(list(array.shape)))
-    if array.low < -1 or array.high > 1:
-        what = "leave [-1, 1], to which robosuite clips them and robomimic's policies are made"
-        remedy = "scale actions to [-1, 1]; the controller in env_args says what 1 means"
-        yield Finding(Severity.WARNING, key, what, remedy, f"{array.low:.4g} to {array.high:.4g}")
-
-
 def _judge_image(key: str, array: Summary) -> Iterator[Finding]:
-    shape, span = array.shape, f"{array.low:.4g} to {array.high:.4g}"
+    shape, length = array.shape, array.shape[0]
     if len(shape) != 4 or shape[-1] != 3:
         what = "has channels first" if len(shape) == 4 and shape[1] == 3 else "is no sequence of RGB images"
-        yield Finding(Severity.ERROR, key, what, _STORE_UINT8, f"[T, {', '.join(map(str, shape[1:]))}]")
+        yield Finding(ERROR, key, what, _STORE_UINT8, f"[T, {', '.join(map(str, shape[1:]))}]")
     if array.dtype != "uint8":
-        normalized = array.low < 0 or array.high <= 1
-        what = f"is {array.dtype}, {'and normalised' if normalized else 'not uint8'}"
-        yield Finding(Severity.ERROR, key, what, _STORE_UINT8, span)
+        what = f"is {array.dtype}, {'and normalised' if array.low < 0 or array.high <= 1 else 'not uint8'}"
+        yield Finding(ERROR, key, what, _STORE_UINT8, f"{array.low:.4g} to {array.high:.4g}")
     elif array.high == 1:
-        yield Finding(Severity.ERROR, key, "holds only 0 and 1: normalised images that were cut to integers", _STORE_UINT8)
-    length = shape[0]
+        yield Finding(ERROR, key, "holds only 0 and 1: normalised images that were cut to integers", _STORE_UINT8)
     if length and array.black == length:
-        yield Finding(Severity.ERROR, key, "is black in every frame", "render with another MUJOCO_GL (egl or osmesa)")
+        yield Finding(ERROR, key, "is black in every frame", "render with another MUJOCO_GL (egl or osmesa)")
     elif array.plain:
         colour = "black" if array.black == array.plain else "of one colour"
-        yield Finding(Severity.WARNING, key, f"has frames that are {colour}", _RECORD_AGAIN, f"{array.plain} of {length} frames")
+        yield Finding(WARNING, key, f"has frames that are {colour}", _RECORD_AGAIN, f"{array.plain} of {length} frames")
     elif length > 1 and array.still:
-        yield Finding(Severity.WARNING, key, "shows the same image at every step", f"see whether the camera was on; {_RECORD_AGAIN}")
+        yield Finding(WARNING, key, "shows the same image at every step", f"see whether the camera was on; {_RECORD_AGAIN}")
 
 
 def _missing_keys(demos: Sequence[Demo]) -> Iterator[Finding]:
     for key in dict.fromkeys(key for demo in demos for key in demo.lengths if key != "actions"):
         if without := [demo.name for demo in demos if demo.lengths and key not in demo.lengths]:
-            severity = Severity.ERROR if key.startswith(OBSERVATIONS) else Severity.WARNING
+            severity = ERROR if key.startswith(OBSERVATIONS) else WARNING
             remedy = "leave these demos out with a filter key, or convert the file again"
             yield Finding(severity, f"{key} of {some_of(without)}", "is missing, and other demos have it", remedy)
 
@@ -173,49 +154,48 @@ def _differing_layouts(demos: Sequence[Demo]) -> Iterator[Finding]:
         ((usual_shape, usual_dtype), _), *others = Counter(layouts.values()).most_common()
         for (shape, dtype), _ in others:
             which = [name for name, layout in layouts.items() if layout == (shape, dtype)]
-            severity = Severity.WARNING if shape == usual_shape else Severity.ERROR
+            severity = WARNING if shape == usual_shape else ERROR
             what = f"is {dtype} {list(shape)}, and {usual_dtype} {list(usual_shape)} in other demos"
             yield Finding(severity, f"{key} of {some_of(which)}", what, "convert all demos in the same way, or keep them in separate files")
 
 
 def _duplicates(demos: Sequence[Demo]) -> Iterator[Finding]:
-    first: dict[tuple[str | None, ...], str] = {}
-    repeated: dict[str, str] = {}
+    originals: dict[tuple[str | None, ...], str] = {}
+    copies: dict[str, str] = {}
     for demo in demos:
         if "actions" in demo.arrays:
             content = tuple(demo.arrays[key].sha256 if key in demo.arrays else None for key in ("actions", "states"))
-            original = first.setdefault(content, demo.name)
-            if original != demo.name:
-                repeated[demo.name] = original
-    if repeated:
-        detail = ", ".join(f"{name} is {original}" for name, original in itertools.islice(repeated.items(), 3))
+            if (original := originals.setdefault(content, demo.name)) != demo.name:
+                copies[demo.name] = original
+    if copies:
+        detail = ", ".join(f"{name} is {original}" for name, original in list(copies.items())[:3])
         remedy = "leave the copies out with a filter key; one in train and one in valid make validation worthless"
-        yield Finding(Severity.WARNING, some_of(list(repeated)), "has the actions and states of an earlier demo", remedy, detail)
+        yield Finding(WARNING, some_of(list(copies)), "has the actions and states of an earlier demo", remedy, detail)
 
 
 def _missing_images(demos: Sequence[Demo]) -> Iterator[Finding]:
     if any(_is_image(key, array) for demo in demos for key, array in demo.arrays.items()):
         return
-    has_observations = any(key.startswith(OBSERVATIONS) for demo in demos for key in demo.lengths)
-    what = "has no image observations, only low-dimensional ones" if has_observations else "has no observations at all"
-    has_states = any("states" in demo.lengths for demo in demos)
-    remedy = "robomimic-frozen data FILE renders them" if has_states else "there are no states to render them from; get another file"
-    yield Finding(Severity.WARNING, "obs", what, remedy)
+    keys = {key for demo in demos for key in demo.lengths}
+    any_obs = any(key.startswith(OBSERVATIONS) for key in keys)
+    what = "has no image observations, only low-dimensional ones" if any_obs else "has no observations at all"
+    remedy = "robomimic-frozen data FILE renders them" if "states" in keys else "there are no states to render them from; get another file"
+    yield Finding(WARNING, "obs", what, remedy)
 
 
 def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str]) -> Iterator[Finding]:
     for key, chosen in filter_keys.items():
         where = f"filter key {key}"
         if not chosen:
-            yield Finding(Severity.WARNING, where, "names no demos", "delete it or write it again")
+            yield Finding(WARNING, where, "names no demos", "delete it or write it again")
         if missing := [name for name in chosen if name not in demos]:
             what = f"names {some_of(missing)}, which the file does not have"
-            yield Finding(Severity.ERROR, where, what, "write it again, with robomimic's split_train_val.py say")
+            yield Finding(ERROR, where, what, "write it again, with robomimic's split_train_val.py say")
         valid = key.removesuffix("train") + "valid"
         shared = [name for name in chosen if name in filter_keys.get(valid, ())]
         if key.endswith("train") and shared:
             what = f"shares {some_of(shared)} with {valid}"
-            yield Finding(Severity.WARNING, where, what, "split again: validate on demos that are not trained on")
+            yield Finding(WARNING, where, what, "split again: validate on demos that are not trained on")
 
 
 def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Finding]:
@@ -241,14 +221,14 @@ def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Fi
     needed = 1 + (0 if train.pad_seq_length else train.seq_length - 1) + (0 if train.pad_frame_stack else train.frame_stack - 1)
     if shortest < needed:
         what = f"takes sequences of {needed} steps, and the shortest demo has {shortest}"
-        yield Finding(Severity.ERROR, _CONFIG, what, "set train.pad_seq_length and train.pad_frame_stack to true")
+        yield Finding(ERROR, _CONFIG, what, "set train.pad_seq_length and train.pad_frame_stack to true")
     elif shortest < train.seq_length:
         what = f"takes sequences of {train.seq_length} steps, and the shortest demo has {shortest}: its last action is repeated"
-        yield Finding(Severity.NOTE, _CONFIG, what, "choose a smaller train.seq_length (algo.horizon) if that is not wanted")
+        yield Finding(NOTE, _CONFIG, what, "choose a smaller train.seq_length (algo.horizon) if that is not wanted")
     for key in train.dataset_keys:
         if not all(key in demo.lengths for demo in demos):
             what = f"names {key!r} in train.dataset_keys, which not every demo has; robomimic puts zeros in its place"
-            yield Finding(Severity.WARNING, _CONFIG, what, "take it out of train.dataset_keys, or use another dataset")
+            yield Finding(WARNING, _CONFIG, what, "take it out of train.dataset_keys, or use another dataset")
     if train.hdf5_load_next_obs and not any(key.startswith("next_obs/") for demo in demos for key in demo.lengths):
         what = "has train.hdf5_load_next_obs, and the dataset has no next_obs"
-        yield Finding(Severity.ERROR, _CONFIG, what, "set it to false, or convert the dataset with next_obs")
+        yield Finding(ERROR, _CONFIG, what, "set it to false, or convert the dataset with next_obs")

@@ -1,4 +1,4 @@
-"""Files examined in a process of their own, which a damaged file can crash or hang."""
+"""Files examined in a process of their own, which a damaged one can crash or hang: datasets, and checkpoints as a rollout loads them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import functools
 import signal
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from tqdm import tqdm
 
-from robomimic_frozen.doctor.findings import Examination, Finding, Severity, from_error
+from robomimic_frozen.doctor.findings import ERROR, NOTE, Examination, Finding, from_error, some_of
+from robomimic_frozen.doctor.installation import offline
 from robomimic_frozen.errors import RobomimicFrozenError, first_line
 from robomimic_frozen.utils.parallel import Processes, WorkerDiedError, retrying_map
 
-PATIENCE_SECONDS: Final = 120
 
-
-def examine_files(paths: Sequence[Path], config_path: str | None, patience: int = PATIENCE_SECONDS) -> list[Examination]:
+def examine_files(paths: Sequence[Path], config_path: str | None, patience: int = 120) -> list[Examination]:
     """Return an examination of each file.
 
     Args:
@@ -35,13 +34,11 @@ def examine_file(path: Path, config_path: str | None = None, alive: Callable[[],
     """Return an examination of a dataset or a checkpoint, made in this process. Arguments are those of `examine_dataset`."""
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
-        return Examination(str(path), {}, [Finding(Severity.ERROR, "", what, "give the path of a dataset or a checkpoint")])
+        return Examination(str(path), {}, [Finding(ERROR, "", what, "give the path of a dataset or a checkpoint")])
     try:
         if path.suffix in (".pth", ".pt") or zipfile.is_zipfile(path):
-            from robomimic_frozen.doctor.checkpoint import examine_checkpoint  # which loads robomimic
-
             return examine_checkpoint(path)
-        from robomimic_frozen.doctor.dataset import examine_dataset
+        from robomimic_frozen.doctor.dataset import examine_dataset  # which loads HDF5
 
         return examine_dataset(path, config_path, alive)
     except RobomimicFrozenError as error:
@@ -68,4 +65,59 @@ def _or_failure(path: Path, answer: Examination | Exception, patience: int) -> E
         hung = f"exit code {-signal.SIGALRM};" in str(answer)
         what = f"gives no answer within {patience} s when it is read" if hung else f"ends the process that reads it ({answer})"
         remedy = "it is damaged: download or generate it again"
-    return Examination(str(path), {}, [Finding(Severity.ERROR, "", what, remedy)])
+    return Examination(str(path), {}, [Finding(ERROR, "", what, remedy)])
+
+
+def examine_checkpoint(path: Path) -> Examination:
+    """Load a checkpoint as a rollout would. Nothing in it is executed, and nothing is downloaded. Raises ConfigError if it is none."""
+    # These load torch and robomimic, without which the installation can still be examined.
+    from robomimic_frozen.doctor.dataset import judge_environment
+    from robomimic_frozen.integration.registration import register
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint, networks, read_checkpoint
+
+    register()
+    checkpoint = read_checkpoint(path, "FILE")
+    findings = list(judge_environment("env_metadata", checkpoint["env_metadata"]))
+    try:
+        facts = {name.strip(): value for name, value in describe_checkpoint(path)}
+        findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        facts = {}
+        what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
+        findings.append(Finding(ERROR, "", what, "use a checkpoint that robomimic's train.py has saved"))
+    return Examination(str(path), facts, findings)
+
+
+def _bad_weights(state: Mapping[str, Any]) -> Iterator[Finding]:
+    import torch
+
+    from robomimic_frozen.encoders.weights import frozen_records
+
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value) and value.is_floating_point()}
+    if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
+        what = f"have NaN or infinite weights ({len(bad)} of {len(tensors)} tensors): training had diverged"
+        yield Finding(ERROR, some_of(bad), what, "use an earlier checkpoint, or train with a lower learning rate")
+    for record in frozen_records(state).values():
+        if record["weights"] is None:
+            what = f"refers to the weights of {record['backbone']}, which every machine that uses it must have"
+            yield Finding(NOTE, "frozen weights", what, "algo.checkpoint.frozen_weights='include' puts them into checkpoints")
+
+
+def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
+    import robomimic.utils.file_utils as FileUtils
+    import torch
+    from robomimic.config.base_config import get_all_registered_configs
+
+    algo, known = checkpoint["algo_name"], get_all_registered_configs()
+    if algo not in known:
+        what = f"is {algo!r}, which is not known here; known are {', '.join(sorted(known))}"
+        yield Finding(ERROR, "algorithm", what, "install the package that it comes from")
+        return
+    try:
+        with offline():
+            FileUtils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=dict(checkpoint))
+    except RobomimicFrozenError as error:
+        yield from_error(error, "policy")
+    except Exception as error:  # a config and networks that do not belong together make robomimic raise anything
+        what = f"cannot be made from it ({type(error).__name__}: {first_line(error)})"
+        yield Finding(ERROR, "policy", what, "load it with the versions of robomimic and of plugins that it was trained with")

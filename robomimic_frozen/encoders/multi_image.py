@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +21,29 @@ from robomimic_frozen.encoders.weights import load_weights
 from robomimic_frozen.errors import ConfigError, ObservationError
 
 Shape = Sequence[int]
-_CHANNELS_PER_GROUP: Final = 16
 
 
 class MultiImageObsEncoder(nn.Module):
     """Observations {key: [B, ...]} -> embedding [B, emb_dim].
 
-    Every image goes through resize, crop and a backbone; the features of all cameras and the low-dim observations are
+    Resizes and crops every image, and passes it through a backbone. The features of all cameras and the low-dim observations are
     concatenated, in alphabetical order of their keys with images first, and go through one trainable two-layer projection.
-    The same backbone, preprocessing and projection as in FrozenResNetCore.
+    Backbone, preprocessing and projection are those of FrozenResNetCore.
 
     Args:
         shape_meta: {'obs': {key: {'shape': [3, H, W] or [D], 'type': 'rgb' or 'low_dim'}}}; the type is 'low_dim' if absent.
         rgb_model_name: name of a backbone, or a network of your own: images [B, 3, H, W] -> [B, C] or [B, C, h, w].
-        emb_dim: size of the embedding.
         resize_shape, crop_shape: (height, width), or a dict of them by key, or None.
-        random_crop: crop at random in training; False for the central crop in training, too.
         use_group_norm: GroupNorm in the place of BatchNorm. Only with random weights.
         share_rgb_model: one backbone for all cameras. Frozen ones share their memory anyway.
-        imagenet_norm: normalise images as the backbone was pretrained.
         use_seq: observations are [B, T, ...]; the result is [B, T * emb_dim].
         keep_horizon_dims: with `use_seq`, the result is [B, T, emb_dim].
-        pretrained: start from pretrained weights instead of random ones.
-        freeze_rgb_encoder: train the projection only; or the name of a stage, to freeze the backbones up to and with it.
-        weights: a weights file; None for the backbone's ImageNet weights.
-        feature_stage, pool, grid_size: as in EncoderSpec.
+        pretrained, freeze_rgb_encoder, and others: as `pretrained_encoder`, `freeze_encoder` and those of their names in EncoderSpec.
 
     Attributes:
         key_model_map: key, or 'rgb' when shared -> VisionBackbone.
         key_transform_map: key -> ResizeAndCrop.
         mlp: the projection.
-        output_dim: emb_dim.
 
     Raises:
         ConfigError: a setting or the shape_meta is wrong.
@@ -80,7 +73,7 @@ class MultiImageObsEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shapes, self.rgb_keys, self.low_dim_keys = _read_shape_meta(shape_meta)
-        self.emb_dim = emb_dim
+        self.emb_dim = self.output_dim = emb_dim
         self.share_rgb_model = share_rgb_model
         self.use_seq = use_seq
         self.keep_horizon_dims = keep_horizon_dims
@@ -95,40 +88,24 @@ class MultiImageObsEncoder(nn.Module):
             key: EncoderSpec(
                 backbone.name,
                 # Of a network of the caller's own, the weights are those it comes with.
-                pretrained_encoder=pretrained or backbone.fetch_weights is None,
-                freeze_encoder=freeze_rgb_encoder,
-                weights=None if weights is None else str(weights),
-                imagenet_norm=imagenet_norm,
-                resize_shape=_for_key(resize_shape, key),
-                crop_shape=_for_key(crop_shape, key),
-                random_crop=random_crop,
-                feature_stage=feature_stage,
-                pool=pool,
-                grid_size=grid_size,
-                image_shape=self.shapes[key],
-                backbone=backbone,
+                pretrained_encoder=pretrained or backbone.fetch_weights is None, weights=None if weights is None else str(weights),
+                freeze_encoder=freeze_rgb_encoder, imagenet_norm=imagenet_norm, random_crop=random_crop,
+                resize_shape=_for_key(resize_shape, key), crop_shape=_for_key(crop_shape, key),
+                feature_stage=feature_stage, pool=pool, grid_size=grid_size, image_shape=self.shapes[key], backbone=backbone,
             )
             for key in self.rgb_keys
-        }
+        }  # fmt: skip
         self.key_transform_map = nn.ModuleDict({key: spec.preprocessing() for key, spec in specs.items()})
         if share_rgb_model and len({spec.preprocessing().output_size for spec in specs.values()}) > 1:
             raise ConfigError("share_rgb_model needs images of one size; give each key a resize_shape or crop_shape to that end")
         self.key_model_map = nn.ModuleDict()
         for key in self.rgb_keys[:1] if share_rgb_model else self.rgb_keys:
             self.key_model_map["rgb" if share_rgb_model else key] = specs[key].build()
-        self.mlp = projection(self._feature_dim(), emb_dim)
-
-    def _feature_dim(self) -> int:
         images = sum(self._model(key).feature_dim for key in self.rgb_keys)
-        return images + sum(torch.Size(self.shapes[key]).numel() for key in self.low_dim_keys)
+        self.mlp = projection(images + sum(math.prod(self.shapes[key]) for key in self.low_dim_keys), emb_dim)
 
     def _model(self, key: str) -> VisionBackbone:
         return cast(VisionBackbone, self.key_model_map["rgb" if self.share_rgb_model else key])
-
-    @property
-    def output_dim(self) -> int:
-        """Return the size of the embedding."""
-        return self.emb_dim
 
     def output_shape(self) -> tuple[int]:
         """Return the shape of the embedding without batch and time."""
@@ -162,7 +139,7 @@ class MultiImageObsEncoder(nn.Module):
 
     def unfreeze_rgb_encoder(self) -> None:
         """Make the backbones trainable. An optimizer made before does not know their parameters yet."""
-        for key in self.rgb_keys[:1] if self.share_rgb_model else self.rgb_keys:
+        for key in self.rgb_keys:
             self._model(key).unfreeze()
         self.freeze_rgb_encoder = False
 
@@ -170,14 +147,13 @@ class MultiImageObsEncoder(nn.Module):
 def get_resnet(name: str, weights: str | Path | None = None) -> nn.Module:
     """Return a ResNet without its classifier, trainable: images [B, 3, H, W] -> [B, C].
 
-    Args:
-        weights: a weights file, 'IMAGENET1K_V1' for the ImageNet ones, or None for random ones.
+    `weights` is a weights file, 'IMAGENET1K_V1' for the ImageNet ones, or None for random ones.
     """
     backbone = get_backbone(name)
     network = backbone.build()
     if weights == "IMAGENET1K_V1" and backbone.fetch_weights is not None:
-        load_weights(network, backbone, backbone.fetch_weights())
-    elif weights is not None:
+        weights = backbone.fetch_weights()
+    if weights is not None:
         load_weights(network, backbone, Path(weights).expanduser())
     return network
 
@@ -222,7 +198,7 @@ def with_group_norm(network: nn.Module) -> nn.Module:
     """
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(network, name, nn.GroupNorm(max(1, child.num_features // _CHANNELS_PER_GROUP), child.num_features))
+            setattr(network, name, nn.GroupNorm(max(1, child.num_features // 16), child.num_features))
         else:
             with_group_norm(child)
     return network

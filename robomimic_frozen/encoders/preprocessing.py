@@ -12,7 +12,7 @@ from robomimic_frozen.errors import ConfigError
 
 
 class ResizeAndCrop(nn.Module):
-    """Images [B, 3, H, W] -> resized to `resize_shape`, then cropped to `crop_shape` (each [height, width] or None).
+    """Images [B, 3, H, W] -> resized to `resize_shape`, then cropped to `crop_shape` (each [height, width] or None): [B, 3, *output_size].
 
     The crop is the central one in eval mode; in training mode each image gets a position of its own, unless
     `random_crop` is False. Raises ConfigError if the crop does not fit.
@@ -29,45 +29,34 @@ class ResizeAndCrop(nn.Module):
         self.resize_shape = _height_and_width("resize_shape", resize_shape)
         self.crop_shape = _height_and_width("crop_shape", crop_shape)
         self.random_crop = random_crop
-        self._resized = height, width = self.resize_shape or (image_shape[-2], image_shape[-1])
-        if self.crop_shape is not None and (self.crop_shape[0] > height or self.crop_shape[1] > width):
+        height, width = self.resize_shape or (image_shape[-2], image_shape[-1])
+        self.output_size = self.crop_shape or (height, width)
+        if self.output_size[0] > height or self.output_size[1] > width:
             raise ConfigError(
-                f"crop_shape {list(self.crop_shape)} is larger than the image [{height}, {width}] it is cut from; "
+                f"crop_shape {list(self.output_size)} is larger than the image [{height}, {width}] it is cut from; "
                 "choose a smaller crop_shape or a larger resize_shape"
             )
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        """Return (H, W) of the result."""
-        return self.crop_shape or self._resized
 
     def forward(self, images: Tensor) -> Tensor:
         return self.crop(self.resize(images))
 
     def resize(self, images: Tensor) -> Tensor:
         """Resize images [B, 3, H, W] to [B, 3, *resize_shape]."""
-        if self.resize_shape is None:
-            return images
-        return TVF.resize(images, list(self.resize_shape), antialias=True)
+        return images if self.resize_shape is None else TVF.resize(images, list(self.resize_shape), antialias=True)
 
     def crop(self, images: Tensor) -> Tensor:
-        """Crop resized images to [B, 3, *crop_shape]."""
+        """Crop resized images to [B, 3, *crop_shape]; random positions are drawn from torch's global generator."""
         if self.crop_shape is None:
             return images
-        if self.training and self.random_crop:
-            return crop_at(images, *random_positions(images, self.crop_shape), self.crop_shape)
-        return TVF.center_crop(images, list(self.crop_shape))
+        if not (self.training and self.random_crop):
+            return TVF.center_crop(images, list(self.crop_shape))
+        batch, _, height, width = images.shape
+        tops = torch.randint(height - self.crop_shape[0] + 1, (batch,), device=images.device)
+        lefts = torch.randint(width - self.crop_shape[1] + 1, (batch,), device=images.device)
+        return crop_at(images, tops, lefts, self.crop_shape)
 
     def extra_repr(self) -> str:
         return f"resize_shape={self.resize_shape}, crop_shape={self.crop_shape}, random_crop={self.random_crop}"
-
-
-def random_positions(images: Tensor, crop_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Draw one (top, left) for each image, both [B], uniform over all crops that fit; from torch's global generator."""
-    batch, _, height, width = images.shape
-    tops = torch.randint(height - crop_shape[0] + 1, (batch,), device=images.device)
-    lefts = torch.randint(width - crop_shape[1] + 1, (batch,), device=images.device)
-    return tops, lefts
 
 
 def crop_at(images: Tensor, tops: Tensor, lefts: Tensor, crop_shape: tuple[int, int]) -> Tensor:
@@ -76,8 +65,7 @@ def crop_at(images: Tensor, tops: Tensor, lefts: Tensor, crop_shape: tuple[int, 
     columns = lefts[:, None] + torch.arange(crop_shape[1], device=images.device)
     batch = torch.arange(len(images), device=images.device)
     # Advanced indices on both sides of a slice put the sliced dimension last.
-    crops = images[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return crops.permute(0, 3, 1, 2)
+    return images[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _height_and_width(setting: str, value: Sequence[int] | None) -> tuple[int, int] | None:

@@ -18,30 +18,20 @@ from robomimic_frozen.plugins import hookimpl, provided
 class Readout:
     """A way from a map to a feature vector, as a plugin's `readouts` hook describes it."""
 
-    name: str
-    """What `core_kwargs.pool` says."""
+    name: str  # what `core_kwargs.pool` says
+    # Given `grid_size`, makes the function of maps [B, C, h, w] to vectors [B, F]. It has no weights: what is cached comes from it.
     build: Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]
-    """Given `grid_size`, makes the function of maps [B, C, h, w] to vectors [B, F]. It has no weights: what is cached comes from it."""
 
 
 def get_readout(name: str, grid_size: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """Return the function of the readout called `name`. Raises ConfigError as `check_pool`."""
-    check_pool(name, grid_size)
-    return _readouts()[name].build((grid_size[0], grid_size[1]))
-
-
-def check_pool(name: str, grid_size: Sequence[int]) -> None:
-    """Raise ConfigError that lists the known readouts if there is none of this name, or if the grid is none."""
-    known = _readouts()
+    """Return the function of the readout called `name`. Raises ConfigError that lists the known ones, or if the grid is none."""
+    known = {readout.name: readout for readout in provided("readouts")}
     if name not in known:
         *others, last = (repr(each) for each in known)
         raise ConfigError(f"pool is {name!r}; choose {', '.join(others)} or {last}")
     if len(grid_size) != 2 or not all(isinstance(size, int) and size > 0 for size in grid_size):
         raise ConfigError(f"grid_size is {grid_size!r}; give [rows, columns]")
-
-
-def _readouts() -> dict[str, Readout]:
-    return {readout.name: readout for readout in provided("readouts")}
+    return known[name].build((grid_size[0], grid_size[1]))
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torchvision.models
@@ -13,17 +13,9 @@ from robomimic_frozen.encoders.backbones import Backbone
 from robomimic_frozen.encoders.weights import fetch_from_hub
 from robomimic_frozen.plugins import hookimpl
 
-# The original ImageNet weights (V1): what the published frozen-encoder results used.
-_RESNETS = (
-    (torchvision.models.resnet18, torchvision.models.ResNet18_Weights.IMAGENET1K_V1),
-    (torchvision.models.resnet34, torchvision.models.ResNet34_Weights.IMAGENET1K_V1),
-    (torchvision.models.resnet50, torchvision.models.ResNet50_Weights.IMAGENET1K_V1),
-)
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-
-def _without_classifier(constructor: Callable[..., nn.Module]) -> nn.Module:
-    network = constructor(weights=None)
+def _build(name: str) -> nn.Module:
+    network = torchvision.models.get_model(name, weights=None)
     network.fc = nn.Identity()
     return network
 
@@ -33,16 +25,21 @@ def _split(network: Any) -> tuple[nn.Module, ...]:
     return nn.Sequential(stem, network.layer1), network.layer2, network.layer3, network.layer4
 
 
+def _fetch_weights(name: str) -> Path:
+    # The original ImageNet weights (V1): what the published frozen-encoder results used.
+    return fetch_from_hub(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url, name)
+
+
 @hookimpl
 def frozen_backbones() -> list[Backbone]:
     return [
         Backbone(
-            name=constructor.__name__,
-            build=functools.partial(_without_classifier, constructor),
-            stages=_STAGES,
+            name,
+            functools.partial(_build, name),
+            functools.partial(_fetch_weights, name),
+            stages=("layer1", "layer2", "layer3", "layer4"),
             split=_split,
-            fetch_weights=functools.partial(fetch_from_hub, weights.url, constructor.__name__),
             unused_weights=("fc.",),
         )
-        for constructor, weights in _RESNETS
+        for name in ("resnet18", "resnet34", "resnet50")
     ]

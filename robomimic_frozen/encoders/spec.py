@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.readouts import check_pool
+from robomimic_frozen.encoders.readouts import get_readout
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.utils.files import fingerprint
 
-FORMAT_VERSION: Final = 1
+# The fields that a description has under the same names.
+_DESCRIBED: Final = ("pool", "grid_size", "resize_shape", "crop_shape", "cached_crops", "crop_seed", "dtype")
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class EncoderSpec:
     backbone: Backbone = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self._set("image_shape", tuple(self.image_shape))
-        if len(self.image_shape) != 3 or self.image_shape[0] != 3:
+        image_shape = tuple(self.image_shape)
+        if len(image_shape) != 3 or image_shape[0] != 3:
             raise ConfigError(
-                f"FrozenResNetCore got an observation of shape {self.image_shape}; it takes images (3, H, W): "
+                f"FrozenResNetCore got an observation of shape {image_shape}; it takes images (3, H, W): "
                 "list other observations under another modality than rgb"
             )
         if self.weights is not None and not self.pretrained_encoder:
@@ -60,36 +61,44 @@ class EncoderSpec:
             raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
         if self.cached_crops < 0:
             raise ConfigError(f"algo.feature_cache.cached_crops is {self.cached_crops}; choose 0 or more")
-        self._set("weights", None if self.weights is None else str(self.weights))
-        self._set("backbone", self.backbone or get_backbone(self.rgb_model_name))
+        backbone = self.backbone or get_backbone(self.rgb_model_name)
         if isinstance(self.freeze_encoder, str):
-            self.backbone.stage_index("freeze_encoder", self.freeze_encoder)
-        self._set("feature_stage", _stages(self.backbone, self.feature_stage))
-        self._set("pool", self.pool or self.backbone.pool)
-        self._set("grid_size", tuple(self.grid_size))
-        check_pool(str(self.pool), self.grid_size)
+            backbone.stage_index("freeze_encoder", self.freeze_encoder)
+        stages, pool, grid_size = _stages(backbone, self.feature_stage), self.pool or backbone.pool, tuple(self.grid_size)
+        get_readout(str(pool), grid_size)
         preprocessing = self.preprocessing()
-        self._set("resize_shape", preprocessing.resize_shape)
-        self._set("crop_shape", preprocessing.crop_shape)
-        if preprocessing.crop_shape is None or not self.random_crop:
-            self._set("cached_crops", 0)
+        normalised = {
+            "weights": None if self.weights is None else str(self.weights),
+            "resize_shape": preprocessing.resize_shape,
+            "crop_shape": preprocessing.crop_shape,
+            "feature_stage": stages,
+            "pool": pool,
+            "grid_size": grid_size,
+            "image_shape": image_shape,
+            "cached_crops": self.cached_crops if preprocessing.crop_shape is not None and self.random_crop else 0,
+            "backbone": backbone,
+        }
+        for name, value in normalised.items():
+            object.__setattr__(self, name, value)  # the way to set a field of a frozen dataclass
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the way to normalise a field of a frozen dataclass
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a listed backbone by its name: a worker has its plugin, and functions of a plugin need not be picklable."""
+        values = [getattr(self, each.name) for each in fields(self)]
+        listed = self.backbone.name == self.rgb_model_name and _is_listed(self.rgb_model_name)
+        return EncoderSpec, tuple(values[:-1] if listed else values)
+
+    def __deepcopy__(self, memo: dict) -> EncoderSpec:
+        return self  # nothing in it changes
 
     @classmethod
     def from_core_kwargs(
         cls, core_kwargs: Mapping[str, Any], image_shape: Sequence[int], feature_cache: Mapping[str, Any] | None = None
     ) -> EncoderSpec:
-        """Make the spec of a config's `observation.encoder.rgb.core_kwargs` and, where it is given, `algo.feature_cache`.
-
-        Raises:
-            ConfigError: a key is unknown, which robomimic would drop unseen, or as the class says.
-        """
+        """Make the spec of a config's `core_kwargs` and, where it is given, `algo.feature_cache`. Raises as `check_core_kwargs`."""
         check_core_kwargs(core_kwargs)
         own = {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
         cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
-        return cls(**own, **cached, image_shape=tuple(image_shape))
+        return cls(**own, **cached, image_shape=image_shape)
 
     def preprocessing(self) -> ResizeAndCrop:
         """Return the module that resizes and crops the images."""
@@ -100,27 +109,17 @@ class EncoderSpec:
         return VisionBackbone(self)
 
     def description(self, network: VisionBackbone | None = None) -> dict[str, Any]:
-        """Return everything a cached activation depends on besides the image, as JSON has it. Raises as `build`.
-
-        Args:
-            network: what `build` has given, where that was called before.
-        """
+        """Return everything a cached activation depends on besides the image. Raises as `build`, which makes `network` where it is None."""
         network = network or self.build()
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": 1,
             "backbone": self.backbone.name,
             "frozen_stages": network.frozen_stages,
             "weights_sha256": network.frozen_sha256(),
             "feature_stages": self.feature_stage,
-            "pool": self.pool,
-            "grid_size": self.grid_size,
             "normalize": self.imagenet_norm,
-            "resize_shape": self.resize_shape,
-            "crop_shape": self.crop_shape,
-            "cached_crops": self.cached_crops,
-            "crop_seed": self.crop_seed,
-            "dtype": self.dtype,
             "feature_dim": network.frozen_dim,
+            **{name: getattr(self, name) for name in _DESCRIBED},
         }
 
     def fingerprint(self) -> str:
@@ -130,16 +129,15 @@ class EncoderSpec:
     @classmethod
     def from_description(cls, description: Mapping[str, Any], origin: str, image_shape: Sequence[int]) -> EncoderSpec:
         """Make the spec of a cache again; `origin` is `VisionBackbone.origin` when the cache was made."""
-        same = {name: description[name] for name in ("resize_shape", "crop_shape", "pool", "grid_size", "cached_crops", "crop_seed", "dtype")}
         return cls(
-            rgb_model_name=description["backbone"],
+            description["backbone"],
             pretrained_encoder=origin != RANDOM,
             freeze_encoder=description["frozen_stages"][-1],
             weights=origin if Path(origin).is_absolute() else None,
             imagenet_norm=description["normalize"],
             feature_stage=description["feature_stages"],
             image_shape=image_shape,
-            **same,
+            **{name: description[name] for name in _DESCRIBED},
         )
 
 
@@ -157,6 +155,14 @@ def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
     if "rgb_model_name" in core_kwargs:
         get_backbone(core_kwargs["rgb_model_name"])
+
+
+def _is_listed(name: str) -> bool:
+    try:
+        get_backbone(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:

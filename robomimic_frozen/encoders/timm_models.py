@@ -19,11 +19,11 @@ from robomimic_frozen.errors import ConfigError, WeightsUnavailableError, first_
 from robomimic_frozen.plugins import hookimpl
 
 _WEIGHTS_FILE = "model.safetensors"
+# Classes of timm whose stages, one after the other, give the activations that the whole network gives.
 _CHAINS = (
-    "ByobNet", "ConvNeXt", "CspNet", "DenseNet", "DLA", "DPN", "EfficientNet", "FasterNet", "FastVit", "GhostNet", "MobileNetV3", "NormFreeNet",
-    "RegNet", "RepVit", "ResNet", "ResNetV2", "RexNet", "VGG",
+    "ByobNet", "ConvNeXt", "CspNet", "DenseNet", "DLA", "DPN", "EfficientNet", "FasterNet", "FastVit", "GhostNet", "MobileNetV3",
+    "NormFreeNet", "RegNet", "RepVit", "ResNet", "ResNetV2", "RexNet", "VGG",
 )  # fmt: skip
-"""Classes of timm whose stages, one after the other, give the activations that the whole network gives."""
 
 
 @hookimpl
@@ -47,11 +47,11 @@ def _get(name: str) -> Backbone:
     stages = tuple(name.replace(".", "_") for name in _stage_modules(network)) if type(network).__name__ in _CHAINS else ("final",)
     classifiers = settings.get("classifier") or ()
     return Backbone(
-        name=f"timm:{name}",
-        build=functools.partial(_build, name),
+        f"timm:{name}",
+        functools.partial(_build, name),
+        functools.partial(_fetch_weights, name, settings.get("hf_hub_id")),
         stages=stages,
-        split=_split if len(stages) > 1 else _in_one_piece,
-        fetch_weights=functools.partial(_fetch_weights, name, settings.get("hf_hub_id")),
+        split=_split,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         unused_weights=tuple(f"{prefix}." for prefix in ([classifiers] if isinstance(classifiers, str) else classifiers)),
@@ -79,6 +79,8 @@ def _stage_modules(network: Any) -> list[str]:
 def _split(network: nn.Module) -> list[nn.Module]:
     from timm.models import FeatureListNet
 
+    if type(network).__name__ not in _CHAINS:
+        return [_LastActivation(network)]
     names = _stage_modules(network)
     chain = FeatureListNet(network, tuple(range(len(names))), flatten_sequential=any("." in name for name in names))
     stages: list[list[nn.Module]] = [[]]
@@ -98,10 +100,6 @@ class _LastActivation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
-
-
-def _in_one_piece(network: nn.Module) -> tuple[nn.Module, ...]:
-    return (_LastActivation(network),)
 
 
 def _fetch_weights(name: str, repository: str | None) -> Path:

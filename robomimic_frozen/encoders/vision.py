@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import logging
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from robomimic_frozen.encoders import weights
 from robomimic_frozen.encoders.backbones import Backbone
-from robomimic_frozen.encoders.frozen_weights import EXTRA_STATE, read_record, record_of, referred_weights, weights_in
 from robomimic_frozen.encoders.readouts import get_readout
-from robomimic_frozen.encoders.weights import digest, is_restoring_checkpoint, load_weights, restoring_checkpoint
 
 if TYPE_CHECKING:
     from robomimic_frozen.encoders.spec import EncoderSpec
@@ -39,10 +37,7 @@ class VisionBackbone(nn.Module):
     written to, so loading other weights or moving to another device leaves the other holders alone.
 
     `forward` is `finish(frozen_part(images))`: what the frozen stages give is what can be cached. In a state dict the frozen stages
-    are one extra state, which `frozen_weights` describes.
-
-    Args:
-        spec: what to build.
+    are one extra state, which `weights` describes. Raises WeightsUnavailableError, WeightsError.
 
     Attributes:
         feature_dim: length of one feature vector.
@@ -50,9 +45,6 @@ class VisionBackbone(nn.Module):
         origin: path of the weights file, the backbone's name where it brings its weights along, 'random', or 'checkpoint'
             where a checkpoint is about to give them.
         include_weights: whether a state dict holds the frozen weights, and not only their sha256.
-
-    Raises:
-        WeightsUnavailableError, WeightsError
     """
 
     mean: Tensor
@@ -69,10 +61,12 @@ class VisionBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         network = _always_the_same(backbone) if spec.freeze_encoder and not spec.pretrained_encoder else backbone.build()
         self.origin = _load(network, spec)
-        names = backbone.stages[: backbone.stages.index(self.feature_stages[-1]) + 1]
+        self.feature_stages: Sequence[str] = spec.feature_stage  # type: ignore[assignment]  # a tuple, once the spec is made
         # What comes after the last stage that is read is not kept.
-        self.stages = nn.ModuleDict(OrderedDict(zip(names, backbone.split(network), strict=False)))
-        self.num_frozen = _number_of_frozen_stages(spec, len(names))
+        names = backbone.stages[: backbone.stages.index(self.feature_stages[-1]) + 1]
+        self.stages = nn.ModuleDict(dict(zip(names, backbone.split(network), strict=False)))
+        last_frozen = spec.freeze_encoder if isinstance(spec.freeze_encoder, str) else names[-1]
+        self.num_frozen = min(backbone.stages.index(last_frozen) + 1, len(names)) if spec.freeze_encoder else 0
         for name in self.frozen_stages:
             self.stages[name] = _shared(backbone.name, name, self.stages[name].requires_grad_(False).eval())
         self.register_state_dict_post_hook(_leave_out_frozen_stages)
@@ -83,24 +77,22 @@ class VisionBackbone(nn.Module):
         """Pass one black image, to learn the size of what is cached and of the feature."""
         modes = {stage: stage.training for stage in self.stages.values()}
         self.stages.eval()
-        pooled, x = self._through(self.frozen_stages, torch.zeros(1, 3, *image_size))
-        self._boundary_shape = tuple(x.shape[1:]) if self.num_frozen else (0,)
-        self._frozen_pooled_dim = sum(each.shape[1] for each in pooled)
-        more, _ = self._through(list(self.stages)[self.num_frozen :], x)
+        pooled, boundary = self._through(self.frozen_stages, torch.zeros(1, 3, *image_size))
+        more, _ = self._through(self._trainable_stages, boundary)
+        self._frozen_pooled_dim, self._boundary_shape = sum(each.shape[1] for each in pooled), boundary.shape[1:]
         self.feature_dim = self._frozen_pooled_dim + sum(each.shape[1] for each in more)
-        self.frozen_dim = self._frozen_pooled_dim + (0 if self.is_frozen else torch.Size(self._boundary_shape).numel())
+        self.frozen_dim = self._frozen_pooled_dim + (0 if self.is_frozen else boundary.numel())
         for stage, mode in modes.items():
             stage.train(mode)
-
-    @property
-    def feature_stages(self) -> Sequence[str]:
-        """Return the names of the stages whose maps are read."""
-        return self.spec.feature_stage  # type: ignore[return-value]  # a tuple, once the spec is made
 
     @property
     def frozen_stages(self) -> list[str]:
         """Return the names of the frozen stages: the first ones."""
         return list(self.stages)[: self.num_frozen]
+
+    @property
+    def _trainable_stages(self) -> list[str]:
+        return list(self.stages)[self.num_frozen :]
 
     @property
     def is_frozen(self) -> bool:
@@ -109,7 +101,7 @@ class VisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.num_frozen == 0:
-            return torch.cat(self._through(list(self.stages), self._normalized(images))[0], dim=1)
+            return torch.cat(self._through(self._trainable_stages, self._normalized(images))[0], dim=1)
         return self.finish(self.frozen_part(images))
 
     def frozen_part(self, images: Tensor) -> Tensor:
@@ -127,30 +119,27 @@ class VisionBackbone(nn.Module):
         if self.is_frozen:
             return frozen
         pooled, activation = frozen.tensor_split([self._frozen_pooled_dim], dim=1)
-        trainable = list(self.stages)[self.num_frozen :]
-        return torch.cat([pooled, *self._through(trainable, activation.unflatten(1, self._boundary_shape))[0]], dim=1)
+        return torch.cat([pooled, *self._through(self._trainable_stages, activation.unflatten(1, self._boundary_shape))[0]], dim=1)
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Return 'stage.name' -> weight or buffer, of the frozen stages."""
-        return {
-            f"{stage}.{name}": value for stage in self.frozen_stages for name, value in self.stages[stage].state_dict().items()
-        }
+        return {f"{stage}.{name}": value for stage in self.frozen_stages for name, value in self.stages[stage].state_dict().items()}
 
     def frozen_sha256(self) -> str:
         """Return the sha256 of `frozen_state`."""
         if self._sha256 is None:
-            self._sha256 = digest(self.frozen_state())
+            self._sha256 = weights.digest(self.frozen_state())
         return self._sha256
 
     def as_configured(self) -> dict[str, Tensor]:
         """Return 'stage.name' -> weight or buffer, of all stages, as the constructor loads them. Raises as it does."""
-        with restoring_checkpoint(False):
+        with weights.restoring_checkpoint(False):
             return VisionBackbone(dataclasses.replace(self.spec, freeze_encoder=True)).frozen_state()
 
     def refer_to_weights(self) -> None:
         """Leave the frozen weights out of state dicts. Raises WeightsError unless they can be had again from where they came from."""
-        if self.frozen_stages and not is_restoring_checkpoint():
-            referred_weights(self, read_record(record_of(self, include=False)))
+        if self.frozen_stages and not weights.is_restoring_checkpoint():
+            weights.weights_in(weights.read_record(weights.record_of(self, include=False)), self)
         self.include_weights = False
 
     def unfreeze(self) -> None:
@@ -190,7 +179,7 @@ class VisionBackbone(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        self._record = record_of(self, self.include_weights)  # which keeps it for the next time
+        self._record = weights.record_of(self, self.include_weights)  # which keeps it for the next time
         return self._record
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -199,9 +188,9 @@ class VisionBackbone(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Give each frozen stage a module that holds the coming weights, so that the shared one is not overwritten."""
         # Stock algorithms of 0.1.0 wrote the stages themselves, and no extra state.
-        record = read_record(state_dict.setdefault(f"{prefix}{EXTRA_STATE}", torch.empty(0, dtype=torch.uint8)))
+        record = weights.read_record(state_dict.setdefault(f"{prefix}{weights.EXTRA_STATE}", torch.empty(0, dtype=torch.uint8)))
         if record:
-            state_dict |= {f"{prefix}stages.{name}": value for name, value in weights_in(record, self).items()}
+            state_dict |= {f"{prefix}stages.{name}": value for name, value in weights.weights_in(record, self).items()}
         self._sha256 = None
         for name in self.frozen_stages:
             start = f"{prefix}stages.{name}."
@@ -223,7 +212,7 @@ class VisionBackbone(nn.Module):
 
 def _load(network: nn.Module, spec: EncoderSpec) -> str:
     """Load the weights that a spec asks for, and return where they came from."""
-    if is_restoring_checkpoint():
+    if weights.is_restoring_checkpoint():
         return "checkpoint"
     if not spec.pretrained_encoder:
         logger.warning("%s starts from random weights, not from ImageNet ones", spec.backbone.name)
@@ -234,19 +223,13 @@ def _load(network: nn.Module, spec: EncoderSpec) -> str:
         path = spec.backbone.fetch_weights()
     else:
         return spec.backbone.name
-    load_weights(network, spec.backbone, path)
+    weights.load_weights(network, spec.backbone, path)
     return str(path.absolute())
-
-
-def _number_of_frozen_stages(spec: EncoderSpec, num_stages: int) -> int:
-    if isinstance(spec.freeze_encoder, str):
-        return min(spec.backbone.stage_index("freeze_encoder", spec.freeze_encoder) + 1, num_stages)
-    return num_stages if spec.freeze_encoder else 0
 
 
 def _leave_out_frozen_stages(vision: VisionBackbone, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
     frozen = tuple(f"{prefix}stages.{name}." for name in vision.frozen_stages)
-    for name in [name for name in state_dict if frozen and name.startswith(frozen)]:
+    for name in [name for name in state_dict if name.startswith(frozen)]:
         del state_dict[name]
 
 
@@ -260,5 +243,5 @@ def _always_the_same(backbone: Backbone) -> nn.Module:
 def _shared(backbone: str, name: str, stage: nn.Module) -> nn.Module:
     """Return an equal stage that is already in use, else `stage` itself."""
     first = next(stage.parameters(), torch.empty(0))
-    key = (backbone, name, digest(stage.state_dict()), first.device, first.dtype)
+    key = (backbone, name, weights.digest(stage.state_dict()), first.device, first.dtype)
     return _frozen_stages.setdefault(key, stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,19 +15,26 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.torch_utils as TorchUtils
 
 from robomimic_frozen.errors import ConfigError, first_line
-from robomimic_frozen.evaluation.statistics import Episode
-from robomimic_frozen.simulation.seeding import SeededResets
+from robomimic_frozen.simulation.cameras import SeededResets
 
 VIDEO_SIZE: Final = 256
 FRAMES_PER_SECOND: Final = 20
 _CAPTION_HEIGHT: Final = 24
 
 
+@dataclass(frozen=True)
+class Episode:
+    """How an episode went."""
+
+    seed: int  # of the environment and of the policy's random numbers
+    success: bool
+    steps: int
+    total_reward: float
+    seconds: float  # of the reset, too
+
+
 class Rollouts:
     """The policy and the environment of a checkpoint.
-
-    Args:
-        checkpoint: a robomimic checkpoint.
 
     Raises:
         ConfigError: its environment cannot be made here, or lacks a camera that the policy needs.
@@ -44,16 +52,13 @@ class Rollouts:
                 "install what it was trained with"
             ) from error
         self._robosuite = getattr(self.env, "unwrapped", self.env).env
-        self._check_cameras(checkpoint)
-        self._resets = SeededResets(self.env)
-
-    def _check_cameras(self, checkpoint: Path) -> None:
         missing = [key for key in self.policy.policy.obs_shapes if key.endswith("_image") and key not in self._robosuite._observables]
         if missing:
             raise ConfigError(
                 f"{checkpoint}: the policy looks at {', '.join(missing)}, which its environment does not give; "
                 f"its cameras are {', '.join(self._robosuite.camera_names)}"
             )
+        self._resets = SeededResets(self.env)
 
     def run(self, seed: int, horizon: int, frames: list[np.ndarray] | None = None) -> Episode:
         """Return the episode that robomimic's `rollout` gives first in an environment made with this seed.

@@ -1,4 +1,4 @@
-"""Checkpoints x seeds, in parallel processes; what is finished is kept in a folder, and not done again."""
+"""Checkpoints x seeds, in parallel processes; what is finished is kept in a folder, not done again, and summed up in a table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import gc
 import importlib
 import json
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.stats import binomtest
 from tqdm import tqdm
 
-from robomimic_frozen.evaluation.statistics import Episode, Summary, summarize
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
@@ -29,15 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One episode to roll out.
-
-    Attributes:
-        checkpoint: path or URL of its file.
-        seed: of environment and policy.
-        horizon: in steps.
-        folder: where the result goes.
-        with_video: whether to record it.
-    """
+    """One episode to roll out; its result and its video go to `folder`."""
 
     checkpoint: str | Path
     seed: int
@@ -47,8 +40,28 @@ class Task:
 
     @property
     def result(self) -> Path:
-        """The file of the result; it exists when the episode is finished."""
+        """Return the file of the result, which exists when the episode is finished."""
         return self.folder / "episodes" / f"seed_{self.seed}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What the episodes of one checkpoint come to. An episode that ended in an error is neither a success nor a failure.
+
+    Attributes:
+        episodes: how many ended, in success or failure.
+        interval: of the success rate, with 95 % confidence; None without episodes, as is all that is averaged over them.
+    """
+
+    checkpoint: str
+    episodes: int
+    successes: int
+    errors: int
+    success_rate: float | None
+    interval: tuple[float, float] | None
+    mean_steps: float | None
+    mean_return: float | None
+    steps_per_second: float | None
 
 
 def evaluate(
@@ -63,7 +76,6 @@ def evaluate(
         horizon: steps of an episode; None for what each checkpoint's config says.
         executor: of the rollouts; its workers read the checkpoints.
         num_videos: how many of each checkpoint's episodes to record.
-        progress: whether to show a progress bar on stderr.
 
     Raises:
         ConfigError: a checkpoint cannot be read or rolled out here; another evaluation is writing to `out`.
@@ -89,6 +101,44 @@ def recorded_episode(checkpoint: Path, horizon: int | None, seed: int, out: Path
     (task,) = _tasks(checkpoint, 1, horizon, seed, out, 1)
     (video,) = task.folder.glob(f"videos/*/seed_{seed}.mp4")
     return video
+
+
+def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary:
+    """Return the summary of episodes as their files hold them."""
+    ended = [episode for episode in episodes if episode["error"] is None]
+    errors = len(episodes) - len(ended)
+    if not ended:
+        return Summary(checkpoint, 0, 0, errors, None, None, None, None, None)
+    successes, steps = sum(episode["success"] for episode in ended), [episode["steps"] for episode in ended]
+    return Summary(
+        checkpoint, len(ended), successes, errors,
+        success_rate=successes / len(ended),
+        interval=wilson_interval(successes, len(ended)),
+        mean_steps=statistics.mean(steps),
+        mean_return=statistics.mean(episode["total_reward"] for episode in ended),
+        steps_per_second=sum(steps) / sum(episode["seconds"] for episode in ended),
+    )
+
+
+def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a success rate (Wilson 1927)."""
+    interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def as_table(summaries: Sequence[Summary]) -> str:
+    """Return a table in Markdown, a row for each checkpoint."""
+    lines = ["| checkpoint | success | 95 % | episodes | errors | steps | return | steps/s |", "|---|---|---|---|---|---|---|---|"]
+    for summary in summaries:
+        if summary.interval is None:
+            lines.append(f"| {summary.checkpoint} | - | - | 0 | {summary.errors} | - | - | - |")
+            continue
+        low, high = summary.interval
+        lines.append(
+            f"| {summary.checkpoint} | {summary.success_rate:.2f} | {low:.2f}-{high:.2f} | {summary.episodes} | {summary.errors} | "
+            f"{summary.mean_steps:.1f} | {summary.mean_return:.2f} | {summary.steps_per_second:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def _tasks(file: str | Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
@@ -118,27 +168,28 @@ def _roll_out(tasks: Sequence[Task], executor: Executor, progress: bool) -> None
         for index, result in retrying_map(functools.partial(_roll_out_one, executor.threads), tasks, executor):
             task = tasks[index]
             if isinstance(result, Exception):
-                result = Episode(task.seed, None, 0, 0.0, 0.0, error=f"{type(result).__name__}: {result}"), None
+                error = f"{type(result).__name__}: {result}"
+                result = {"seed": task.seed, "success": None, "steps": 0, "total_reward": 0.0, "seconds": 0.0, "error": error}, None
             episode, video = result
             if video is not None:
                 with atomic_write(task.folder / "videos" / _outcome(episode) / f"seed_{task.seed}.mp4") as beside:
                     beside.write_bytes(video)
-            write_json(task.result, {"checkpoint": str(task.checkpoint), "horizon": task.horizon, **dataclasses.asdict(episode)})
-            successes += bool(episode.success)
+            write_json(task.result, {"checkpoint": str(task.checkpoint), "horizon": task.horizon, **episode})
+            successes += bool(episode["success"])
             bar.update()
             bar.set_postfix(successes=successes)
 
 
-def _roll_out_one(rendering_threads: int | None, task: Task) -> tuple[Episode, bytes | None]:
-    """Return, in a worker, the episode of a task, and its video where one is wanted."""
+def _roll_out_one(rendering_threads: int | None, task: Task) -> tuple[dict[str, Any], bytes | None]:
+    """Return, in a worker, the episode of a task as its file holds it, and its video where one is wanted."""
     rollouts = worker_state(_make_rollouts, task.checkpoint, rendering_threads)  # tasks come checkpoint by checkpoint
     frames: list | None = [] if task.with_video else None
-    episode = rollouts.run(task.seed, task.horizon, frames)
+    episode = {**dataclasses.asdict(rollouts.run(task.seed, task.horizon, frames)), "error": None}
     if not frames:
         return episode, None
     from robomimic_frozen.evaluation.episodes import encode_video
 
-    return episode, encode_video(frames, f"seed {task.seed}: {_outcome(episode)} after {episode.steps} steps")
+    return episode, encode_video(frames, f"seed {task.seed}: {_outcome(episode)} after {episode['steps']} steps")
 
 
 def _make_rollouts(checkpoint: str | Path, rendering_threads: int | None) -> Rollouts:
@@ -160,5 +211,5 @@ def _set_up_worker(rendering_threads: int | None) -> None:
         gc.freeze()  # robosuite collects garbage at each reset, and the libraries are most of what is looked through
 
 
-def _outcome(episode: Episode) -> str:
-    return "success" if episode.success else "failure"
+def _outcome(episode: Mapping[str, Any]) -> str:
+    return "success" if episode["success"] else "failure"

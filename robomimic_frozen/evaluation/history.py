@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,24 +17,19 @@ from robomimic_frozen.utils.files import atomic_write
 
 SUCCESS: Final = "Rollout/Success_Rate/"
 EPOCH_MINUTES: Final = "Timing_Stats/Train_Epoch"
-MEMORY: Final = "System/RAM_Usage__MB_"
-"""As TensorBoard spells "System/RAM Usage (MB)"."""
+MEMORY: Final = "System/RAM_Usage__MB_"  # as TensorBoard spells "System/RAM Usage (MB)"
 FORMATS: Final = (".png", ".svg", ".pdf")
+Curve = Mapping[int, float]
+"""epoch -> value"""
 
 
 @dataclass(frozen=True)
 class History:
-    """Scalars of one run.
+    """The scalars of one run."""
 
-    Attributes:
-        name: experiment and run, as their folders are called.
-        steps_per_epoch: gradient steps; None for as many as the dataset has batches.
-        scalars: tag -> epoch -> value.
-    """
-
-    name: str
-    steps_per_epoch: int | None
-    scalars: Mapping[str, Mapping[int, float]]
+    name: str  # of experiment and run, as their folders are called
+    steps_per_epoch: int | None  # gradient steps; None for as many as the dataset has batches
+    scalars: Mapping[str, Curve]  # by tag
 
 
 def read_histories(paths: Sequence[Path]) -> list[History]:
@@ -53,15 +48,13 @@ def read_history(run: Path) -> History:
     return History(f"{run.parent.name}/{run.name}", _steps_per_epoch(run / "config.json"), scalars)
 
 
-def losses(history: History) -> dict[str, Mapping[int, float]]:
-    """Return tag -> epoch -> loss, in training and validation."""
-    return {
-        tag: values for tag, values in history.scalars.items() if tag.startswith(("Train/", "Valid/")) and tag.endswith("Loss")
-    }
+def losses(history: History) -> dict[str, Curve]:
+    """Return tag -> curve of each loss, in training and validation."""
+    return {tag: curve for tag, curve in history.scalars.items() if tag.startswith(("Train/", "Valid/")) and tag.endswith("Loss")}
 
 
-def success_rates(history: History) -> dict[str, Mapping[int, float]]:
-    """Return environment -> epoch -> success rate of the rollouts in training."""
+def success_rates(history: History) -> dict[str, Curve]:
+    """Return environment -> success rates of the rollouts in training."""
     tags = [tag for tag in history.scalars if tag.startswith(SUCCESS)]
     # Beside each, robomimic logs its running statistics.
     statistics = {f"{tag}-{name}" for tag in tags for name in ("mean", "std", "min", "max")}
@@ -76,20 +69,21 @@ def plot_histories(histories: Sequence[History], path: Path) -> None:
     """
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path} is no picture; choose a name that ends in {', '.join(FORMATS)}")
-    kinds: list[tuple[str, Callable[[History], Mapping[str, Mapping[int, float]]]]] = [("loss", losses)]
-    if any(success_rates(history) for history in histories):
-        kinds.append(("success rate", success_rates))
+    kinds = {"loss": [losses(history) for history in histories], "success rate": [success_rates(history) for history in histories]}
+    if not any(kinds["success rate"]):
+        del kinds["success rate"]
     in_steps = all(history.steps_per_epoch for history in histories)
     figure = Figure(figsize=(6 * len(kinds), 4.5), layout="constrained")
-    for axes, (label, curves_of) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        for number, history in enumerate(histories):
-            _draw(axes, history, curves_of(history), f"C{number % 10}", in_steps)
+    for axes, (label, of_runs) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds.items(), strict=True):
+        for number, (history, curves) in enumerate(zip(histories, of_runs, strict=True)):
+            _draw(axes, history, curves, f"C{number % 10}", in_steps)
         axes.set(xlabel="gradient steps" if in_steps else "epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.axes[0].set_yscale("log" if _all_positive(histories) else "linear")
-    if len(kinds) == 2:
-        figure.axes[1].set_ylim(-0.02, 1.02)
+        if label == "success rate":
+            axes.set_ylim(-0.02, 1.02)
+        elif all(value > 0 for curves in of_runs for curve in curves.values() for value in curve.values()):
+            axes.set_yscale("log")
     with atomic_write(path) as beside:
         figure.savefig(beside, dpi=150)
 
@@ -109,14 +103,8 @@ def _steps_per_epoch(config: Path) -> int | None:
         raise ConfigError(f"{config} is not the config of a robomimic run ({error}); give the folder of a run") from error
 
 
-def _draw(axes: Axes, history: History, curves: Mapping[str, Mapping[int, float]], color: str, in_steps: bool) -> None:
+def _draw(axes: Axes, history: History, curves: Mapping[str, Curve], color: str, in_steps: bool) -> None:
     scale = (history.steps_per_epoch or 1) if in_steps else 1
     for tag, curve in curves.items():
-        style = "--" if tag.startswith("Valid/") else "-"
-        label = f"{history.name} {tag}" if len(curves) > 1 else history.name
-        epochs = list(curve)
-        axes.plot([epoch * scale for epoch in epochs], list(curve.values()), style, color=color, label=label, marker=".", markersize=4)
-
-
-def _all_positive(histories: Sequence[History]) -> bool:
-    return all(value > 0 for history in histories for curve in losses(history).values() for value in curve.values())
+        style, label = "--" if tag.startswith("Valid/") else "-", f"{history.name} {tag}" if len(curves) > 1 else history.name
+        axes.plot([epoch * scale for epoch in curve], list(curve.values()), style, color=color, label=label, marker=".", markersize=4)

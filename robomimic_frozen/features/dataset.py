@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import robomimic.utils.tensor_utils as TensorUtils
 import torch
 from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -39,7 +39,6 @@ class CachedFeatureDataset(SequenceDataset):
         obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
         encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
-        Others: as SequenceDataset.
     """
 
     n_frame_stack: int
@@ -57,11 +56,9 @@ class CachedFeatureDataset(SequenceDataset):
         **kwargs: Any,
     ) -> None:
         self._make_pixel_dataset = functools.partial(SequenceDataset, hdf5_path, obs_keys, *args, **kwargs)
-        self.encoder_is_frozen = encoder_is_frozen
-        self.features = features
-        self.image_keys = tuple(key for key in obs_keys if f"obs/{key}" in features)
-        self.obs_frames = obs_frames
-        self.random_crops = random_crops
+        self.features, self.encoder_is_frozen = features, encoder_is_frozen
+        self.obs_frames, self.random_crops = obs_frames, random_crops
+        self.image_keys = [key for key in obs_keys if f"obs/{key}" in features]
         other_keys = [key for key in obs_keys if key not in self.image_keys]
         super().__init__(hdf5_path, other_keys, *args, **{**kwargs, "hdf5_cache_mode": "low_dim"})
         self._frames_of_sequences()
@@ -74,11 +71,11 @@ class CachedFeatureDataset(SequenceDataset):
         counts = np.diff([*(self._demo_id_to_start_indices[demo] for demo in self.demos), self.total_num_sequences])
         offset = 0 if self.pad_frame_stack else self.n_frame_stack - 1
         within = np.arange(self.total_num_sequences) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._demo = np.repeat(np.arange(len(lengths)), counts)
-        self._first, self._last = starts[self._demo], (starts + lengths - 1)[self._demo]
+        demo = np.repeat(np.arange(len(lengths)), counts)
+        self._first, self._last = starts[demo], (starts + lengths - 1)[demo]
         self._base = self._first + within + offset
         ends = starts + lengths - (0 if self.pad_seq_length else self.seq_length - 1)
-        self._goal = (ends - 1)[self._demo]
+        self._goal = (ends - 1)[demo]
 
     def __getitems__(self, indices: Sequence[int]) -> list[GatheredBatch] | list[dict[str, Any]]:
         if self.encoder_is_frozen():
@@ -87,7 +84,7 @@ class CachedFeatureDataset(SequenceDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.encoder_is_frozen():
-            return _first_of_batch(self.gather(np.array([index])))
+            return TensorUtils.map_tensor(self.gather(np.array([index])), lambda value: value[0])
         return self._pixel_dataset[index]
 
     @functools.cached_property
@@ -100,9 +97,7 @@ class CachedFeatureDataset(SequenceDataset):
             self._arrays = self._whole_demos()
         offsets = np.arange(1 - self.n_frame_stack, self.seq_length)
         # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.
-        frames = np.clip(
-            self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None]
-        )
+        frames = np.clip(self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None])
         crops = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(indices).data))
         batch: dict[str, Any] = {key: _take(array, frames) for key, array in self._arrays["sequences"].items()}
         for group in ("obs", "next_obs") if self.load_next_obs else ("obs",):
@@ -114,10 +109,8 @@ class CachedFeatureDataset(SequenceDataset):
         return batch
 
     def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
-        gathered = {key: _take(array, frames) for key, array in self._arrays[group].items()}
-        for key in self.image_keys:
-            gathered[key] = self._gather_features(self.features[f"{group}/{key}"], frames, crops)
-        return gathered
+        images = {key: self._gather_features(self.features[f"{group}/{key}"], frames, crops) for key in self.image_keys}
+        return {key: _take(array, frames) for key, array in self._arrays[group].items()} | images
 
     def _gather_features(self, features: np.ndarray, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
         variants = features.shape[1]
@@ -170,19 +163,11 @@ def gathering_batches(meta_dataset: type) -> type:
 
 
 def _concatenated(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        key: _concatenated([batch[key] for batch in batches])
-        if isinstance(value, Mapping)
-        else torch.cat([batch[key] for batch in batches])
-        for key, value in batches[0].items()
-    }
+    def one(values: list[Any]) -> Any:
+        return _concatenated(values) if isinstance(values[0], Mapping) else torch.cat(values)
+
+    return {key: one([batch[key] for batch in batches]) for key in batches[0]}
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.take(array, rows, axis=0))
-
-
-def _first_of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return OrderedDict(
-        (key, _first_of_batch(value) if isinstance(value, Mapping) else value[0]) for key, value in batch.items()
-    )

@@ -37,13 +37,12 @@ def extract_demo(
     """Return the digest of a demo's images, and their features as they are stored. The network is built once in each worker.
 
     Args:
-        weights_sha256: of the frozen weights, which must be the same in every worker.
         device: None for the worker's GPU, if it has one.
         threads: that the worker may compute with; None for torch's choice.
 
     Raises:
         DatasetError: the dataset cannot be read.
-        WeightsError: the worker has other weights, or they give numbers that are not finite.
+        WeightsError: the worker has weights of another sha256, or they give numbers that are not finite.
     """
     extraction = worker_state(_make_extraction, spec, source, weights_sha256, device, threads)
     images = source.read(demo)
@@ -72,14 +71,10 @@ def _keep_freed_memory() -> None:
 
 
 class FeatureExtraction:
-    """Computes the features of one demo after another on `device`.
+    """Computes the features of one demo after another on `device`, with the network that `spec` builds.
 
-    The features of a demo depend on that demo and on `sample` alone, not on what was extracted before it.
-
-    Args:
-        spec: of the features.
-        network: what it builds.
-        sample: images [T, H, W, 3] uint8 on which the number format is chosen.
+    They depend on that demo and on `sample` alone, images [T, H, W, 3] uint8 on which the number format is chosen, and not on what was
+    extracted before.
     """
 
     def __init__(self, spec: EncoderSpec, network: VisionBackbone, device: torch.device, sample: np.ndarray) -> None:
@@ -93,13 +88,10 @@ class FeatureExtraction:
     def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:
         """Return features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
 
-        Args:
-            frames: names demo and obs key; see `crop_positions`.
-
-        Raises:
-            WeightsError: the network gives numbers that are not finite.
+        `frames` names demo and obs key; see `crop_positions`. Raises WeightsError if the network gives numbers that are not finite.
         """
-        features = np.concatenate([self._features(batch) for batch in self._batches(frames, images)])
+        batches = [self._forward(batch, self.precision).float().cpu().numpy() for batch in self._batches(frames, images)]
+        features = np.concatenate(batches, dtype=self.spec.dtype)
         if not np.isfinite(features).all():
             raise WeightsError(
                 f"{self.spec.backbone.name} gives NaN or infinite features for {frames}: its weights file is damaged, or "
@@ -108,9 +100,6 @@ class FeatureExtraction:
         return features.reshape(len(images), 1 + self.spec.cached_crops, -1)
 
     @torch.inference_mode()
-    def _features(self, images: Tensor) -> np.ndarray:
-        return self._forward(images, self.precision).float().cpu().numpy().astype(self.spec.dtype)
-
     def _forward(self, images: Tensor, precision: torch.dtype) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):

@@ -22,29 +22,21 @@ FEATURES, METADATA = "features.bin", "metadata.json"
 
 @dataclass(frozen=True)
 class RemoteCache:
-    """A cache, as a listing tells of it.
-
-    Attributes:
-        key: its name.
-        metadata: as of `CachedFeatures`.
-        num_bytes: its size.
-        written: when, in seconds since the epoch.
-    """
+    """A cache, as a listing tells of it."""
 
     key: str
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # as of `CachedFeatures`
     num_bytes: int
-    written: float
+    written: float  # in seconds since the epoch
 
 
 class RemoteCaches:
-    """The caches at a URL. Drivers try again on their own where a server fails or a connection breaks.
+    """The caches in the folder at a URL. Drivers try again on their own where a server fails or a connection breaks.
 
-    Args:
-        url: of their folder.
+    All methods raise CacheUnavailableError where the store does not answer, or does not let us read or write.
 
     Raises:
-        ConfigError: there is no driver for it.
+        ConfigError: there is no driver for the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,17 +44,13 @@ class RemoteCaches:
         self._files, self._path = filesystem(url.rstrip("/"))
 
     def has(self, key: str) -> bool:
-        """Return whether the cache of this name is there. Raises CacheUnavailableError if the store does not answer, or does not let us read."""
+        """Return whether the cache of this name is there."""
         with self._errors_named("read"):
             self._files.invalidate_cache()
             return self._files.exists(f"{self._path}/{key}/{METADATA}")
 
     def fetch(self, key: str, folder: Path) -> bool:
-        """Copy the cache of this name into `folder`; False if there is none. What comes is not checked here.
-
-        Raises:
-            CacheUnavailableError: the store does not answer, or does not let us read.
-        """
+        """Copy the cache of this name into `folder`, and return whether there is one. What comes is not checked here."""
         if not self.has(key):
             return False
         remote, beside = f"{self._path}/{key}", folder / f"{key}.fetched"
@@ -78,25 +66,31 @@ class RemoteCaches:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def all(self) -> list[RemoteCache]:
-        """Return the complete ones, the last written first. Raises CacheUnavailableError."""
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Return the key of each complete cache -> its metadata."""
         with self._errors_named("read"):
             self._files.invalidate_cache()
-            found = [self._described(path) for path in self._files.glob(f"{self._path}/*/{METADATA}")]
+            paths = self._files.glob(f"{self._path}/*/{METADATA}")
+            contents = self._files.cat(paths) if paths else {}
+        return {path.split("/")[-2]: json.loads(content) for path, content in contents.items()}
+
+    def all(self) -> list[RemoteCache]:
+        """Return the complete ones, the last written first."""
+        found = []
+        for key, metadata in self.metadata().items():
+            folder = f"{self._path}/{key}"
+            with self._errors_named("read"):
+                written = self._files.modified(f"{folder}/{METADATA}").timestamp()
+                found.append(RemoteCache(key, metadata, self._files.du(folder), written))
         return sorted(found, key=lambda cache: -cache.written)
 
-    def _described(self, path: str) -> RemoteCache:
-        folder = path.rpartition("/")[0]
-        written = self._files.modified(path).timestamp()
-        return RemoteCache(folder.rpartition("/")[2], json.loads(self._files.cat_file(path)), self._files.du(folder), written)
-
     def check_writable(self) -> None:
-        """Raise CacheUnavailableError unless files can be written there: before hours of work, not after."""
+        """Write an empty file, for the error to come before hours of work, not after."""
         with self._errors_named("written"):
             self._files.pipe_file(f"{self._path}/{PROBE}", b"")
 
     def publish(self, cache: Path) -> None:
-        """Copy a complete cache there. Raises CacheUnavailableError."""
+        """Copy a complete cache there."""
         remote = f"{self._path}/{cache.name}"
         with self._errors_named("written"):
             self._files.put_file(str(cache / FEATURES), f"{remote}/{_content_name(cache)}")

@@ -19,14 +19,16 @@ from robomimic_frozen.utils import hdf5
 def demos_in(path: str | Path, filter_key: str | None = None) -> tuple[str, ...]:
     """Return the demos of a filter key, or all, by their numbers: those and the order that robomimic's SequenceDataset has."""
     with hdf5.opened(path) as file:
-        names = filter_keys_in(file)[filter_key] if filter_key is not None else hdf5.members(hdf5.group_in(file, "data"))
+        names = hdf5.members(hdf5.group_in(file, "data")) if filter_key is None else _demos_of(path, file, filter_key)
     return tuple(sorted(names, key=lambda name: int(name.rpartition("_")[2])))
 
 
-def filter_keys_in(file: h5py.File) -> dict[str, list[str]]:
-    """Return filter key -> the demos it names. Raises MalformedError."""
+def _demos_of(path: str | Path, file: h5py.File, filter_key: str) -> list[str]:
     mask = hdf5.find_group(file, "mask")
-    return {} if mask is None else {name: hdf5.strings(hdf5.array_in(mask, name)) for name in hdf5.members(mask)}
+    known = [] if mask is None else hdf5.members(mask)
+    if mask is None or filter_key not in known:
+        raise DatasetError(f"dataset {path} has no filter key {filter_key!r}; it has: {', '.join(known) or 'none'}")
+    return hdf5.strings(hdf5.array_in(mask, filter_key))
 
 
 def check_dataset(path: str | Path, obs_keys: Iterable[str], filter_keys: Iterable[str]) -> None:
@@ -40,7 +42,7 @@ def check_dataset(path: str | Path, obs_keys: Iterable[str], filter_keys: Iterab
         for demo in demos:
             _check_demo(path, hdf5.group_in(data, demo), demo, obs_keys)
         for filter_key in filter_keys:
-            _check_filter_key(path, file, filter_key)
+            _demos_of(path, file, filter_key)
 
 
 def _check_demo(path: str | Path, demo: h5py.Group, name: str, obs_keys: list[str]) -> None:
@@ -57,27 +59,13 @@ def _check_demo(path: str | Path, demo: h5py.Group, name: str, obs_keys: list[st
         hdf5.array_in(obs, key)
 
 
-def _check_filter_key(path: str | Path, file: h5py.File, filter_key: str) -> None:
-    mask = hdf5.find_group(file, "mask")
-    masks = [] if mask is None else hdf5.members(mask)
-    if mask is None or filter_key not in masks:
-        raise DatasetError(f"dataset {path} has no filter key {filter_key!r}; it has: {', '.join(masks) or 'none'}")
-    hdf5.strings(hdf5.array_in(mask, filter_key))
-
-
 @dataclass(frozen=True)
 class ImageSource:
-    """The images of one obs key, in some demos of one file.
+    """The images of one obs key, in some demos of one file."""
 
-    Attributes:
-        path: the HDF5 dataset, which may be at a URL.
-        demos: names of the demos, in the order in which the features are stored.
-        key: 'obs/<obs key>' or 'next_obs/<obs key>'.
-    """
-
-    path: str | Path
-    demos: tuple[str, ...]
-    key: str
+    path: str | Path  # the HDF5 dataset, which may be at a URL
+    demos: tuple[str, ...]  # their names, in the order in which the features are stored
+    key: str  # 'obs/<obs key>' or 'next_obs/<obs key>'
 
     def read(self, demo: str, most: int | None = None) -> np.ndarray:
         """Return the images [T, H, W, 3] uint8 of one demo, or the first so many of them.
@@ -125,12 +113,8 @@ def image_digest(images: np.ndarray) -> str:
 def crop_positions(seed: int, frames: str, num_frames: int, crops: int, choices: tuple[int, int]) -> np.ndarray:
     """Return (top, left) of every cached random crop of one camera's frames in a demo, [num_frames, crops, 2].
 
-    Drawn from a counter-based generator (Philox; Salmon et al. 2011) that is keyed by seed and `frames`, so that neither
-    the order of extraction nor the number of processes changes them.
-
-    Args:
-        frames: names demo and obs key.
-        choices: how many tops and how many lefts there are.
+    A counter-based generator (Philox; Salmon et al. 2011) draws them, keyed by seed and `frames`, which names demo and obs key, so that
+    neither the order of extraction nor the number of processes changes them. `choices` are how many tops and how many lefts there are.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(frames.encode())]))
     return generator.integers(0, choices, size=(num_frames, crops, 2))

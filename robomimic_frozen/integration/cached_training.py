@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
 
@@ -17,7 +19,7 @@ from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource, demos_in
-from robomimic_frozen.features.store import CachedFeatures, ensure_features
+from robomimic_frozen.features.store import ensure_features
 from robomimic_frozen.integration.settings import datasets_of
 from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.utils.parallel import Executor
@@ -33,8 +35,6 @@ def why_uncached(config: Any) -> str | None:
     if not _image_keys(config):
         return "the policy looks at no images"
     encoder = config.observation.encoder.rgb
-    randomizers = encoder.obs_randomizer_class
-    randomizers = randomizers if isinstance(randomizers, (list, tuple)) else [randomizers]
     if not config.algo.feature_cache.enabled:
         return "algo.feature_cache.enabled is false"
     if encoder.core_class != FrozenResNetCore.__name__:
@@ -43,13 +43,15 @@ def why_uncached(config: Any) -> str | None:
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
-    if any(randomizers):
-        return f"the cache cannot reproduce the randomizer {next(filter(None, randomizers))}"
+    randomizers = encoder.obs_randomizer_class
+    for randomizer in randomizers if isinstance(randomizers, (list, tuple)) else [randomizers]:
+        if randomizer:
+            return f"the cache cannot reproduce the randomizer {randomizer}"
     return None
 
 
-def _image_keys(config: Any) -> tuple[str, ...]:
-    return tuple({key for group in config.observation.modalities.values() for key in group.get("rgb", [])})
+def _image_keys(config: Any) -> set[str]:
+    return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
 
 
 def _encoder_is_frozen(config: Any) -> bool:
@@ -67,11 +69,7 @@ def _starts_from_trained_encoder(config: Any) -> bool:
 
 
 def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., SequenceDataset] | None:
-    """Return what makes the datasets of a run in the place of SequenceDataset, given its arguments; None for nothing.
-
-    Args:
-        filter_key: of the demos the dataset is for, which tells validation from training.
-    """
+    """Return what makes the datasets of a run, for the demos of `filter_key`, in the place of SequenceDataset; None for nothing."""
     if "feature_cache" not in config.algo:
         return None
     reason = why_uncached(config)
@@ -83,45 +81,35 @@ def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., Sequence
 
 
 def _make_dataset(
-    config: Any,
-    random_crops: bool,
-    hdf5_path: str,
-    obs_keys: Sequence[str],
-    *args: Any,
-    filter_by_attribute: str | None = None,
-    demo_limit: int | None = None,
-    load_next_obs: bool = True,
-    **kwargs: Any,
-) -> SequenceDataset:
+    config: Any, random_crops: bool, hdf5_path: str, obs_keys: Sequence[str], *args: Any, filter_by_attribute: str | None = None,
+    demo_limit: int | None = None, load_next_obs: bool = True, **kwargs: Any,
+) -> SequenceDataset:  # fmt: skip
     limit = {} if demo_limit is None else {"demo_limit": demo_limit}  # which robomimic 0.3 does not know
     kwargs = {**kwargs, **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
-    keys = [key for key in obs_keys if key in _image_keys(config)]
-    sources = _sources(hdf5_path, filter_by_attribute, demo_limit, keys, load_next_obs)
-    features = {source.key: features_of(config, source).features for source in sources}
     return CachedFeatureDataset(
         hdf5_path, obs_keys, *args, **kwargs,
-        features=features,
+        features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
         encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
     )  # fmt: skip
 
 
-def _sources(
-    path: str, filter_key: str | None, demo_limit: int | None, keys: Sequence[str], next_obs: bool
-) -> Iterator[ImageSource]:
+def _features(
+    config: Any, path: str, obs_keys: Sequence[str], filter_key: str | None, demo_limit: int | None, next_obs: bool,
+    executor: Executor | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return 'obs/<obs key>' or 'next_obs/<obs key>' -> features under the encoder of `config`. Raises as `ensure_features`."""
     place = path if is_url(path) else Path(path).expanduser().absolute()
-    demos = demos_in(place, filter_key)[:demo_limit]
-    for group in ("obs", "next_obs") if next_obs else ("obs",):
-        for key in keys:
-            yield ImageSource(place, demos, f"{group}/{key}")
-
-
-def features_of(config: Any, source: ImageSource, executor: Executor | None = None) -> CachedFeatures:
-    """Return the features of `source` under the encoder of `config`. Raises as `ensure_features`."""
-    cache = config.algo.feature_cache
-    spec = EncoderSpec.from_core_kwargs(config.observation.encoder.rgb.core_kwargs, source.image_shape(), cache)
-    return ensure_features(spec, source, executor, cache.dir, None if config.train.cuda else torch.device("cpu"))
+    demos, image_keys = demos_in(place, filter_key)[:demo_limit], _image_keys(config)
+    groups = ("obs", "next_obs") if next_obs else ("obs",)
+    cache, core_kwargs = config.algo.feature_cache, config.observation.encoder.rgb.core_kwargs
+    device = None if config.train.cuda else torch.device("cpu")
+    features = {}
+    for source in (ImageSource(place, demos, f"{group}/{key}") for group in groups for key in obs_keys if key in image_keys):
+        spec = EncoderSpec.from_core_kwargs(core_kwargs, source.image_shape(), cache)
+        features[source.key] = ensure_features(spec, source, executor, cache.dir, device).features
+    return features
 
 
 def precompute(config: Any, executor: Executor | None = None) -> None:
@@ -132,9 +120,6 @@ def precompute(config: Any, executor: Executor | None = None) -> None:
     filter_keys = [config.train.hdf5_filter_key]
     if config.experiment.validate:
         filter_keys.append(config.train.hdf5_validation_filter_key)
-    keys = [key for key in config.all_obs_keys if key in _image_keys(config)]
-    for filter_key in filter_keys:
-        for entry in datasets_of(config):
-            chosen, limit = entry.get("filter_key", filter_key), entry.get("demo_limit")
-            for source in _sources(entry["path"], chosen, limit, keys, config.train.hdf5_load_next_obs):
-                features_of(config, source, executor)
+    for filter_key, entry in itertools.product(filter_keys, datasets_of(config)):
+        chosen, limit = entry.get("filter_key", filter_key), entry.get("demo_limit")
+        _features(config, entry["path"], config.all_obs_keys, chosen, limit, config.train.hdf5_load_next_obs, executor)

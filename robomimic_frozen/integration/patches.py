@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import inspect
 import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+def _in_place_of(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Put the decorated function, once, in the place of one of robomimic's, which is its first argument.
+
+    A module that is importing robomimic.algo just now does not have it yet; _autoload calls for the patch again when it is done.
+    """
+    original = getattr(owner, name, None)
+
+    def patch(function: Callable[..., Any]) -> None:
+        if original is not None and not hasattr(original, "__wrapped__"):
+
+            @functools.wraps(original)
+            def replacement(*args: Any, **kwargs: Any) -> Any:
+                return function(original, *args, **kwargs)
+
+            setattr(owner, name, replacement)
+
+    return patch
 
 
 def restore_without_weights_files() -> None:
@@ -24,31 +42,18 @@ def restore_without_weights_files() -> None:
     """
     import robomimic.utils.file_utils as FileUtils
 
-    original = getattr(FileUtils, "policy_from_checkpoint", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return  # file_utils is importing robomimic.algo just now; _autoload calls again when it is done
-
-    @functools.wraps(original)
-    def policy_from_checkpoint(*args, **kwargs):
+    @_in_place_of(FileUtils, "policy_from_checkpoint")
+    def policy_from_checkpoint(original, device=None, ckpt_path=None, *args, **kwargs):
         from robomimic_frozen.encoders.weights import restoring_checkpoint
+        from robomimic_frozen.policies.checkpoints import check_sums
 
-        path = inspect.signature(original).bind(*args, **kwargs).arguments.get("ckpt_path")
-        if path is not None:
-            _refuse_damage(Path(path).expanduser())
+        if ckpt_path is not None and zipfile.is_zipfile(path := Path(ckpt_path).expanduser()):
+            try:
+                check_sums(path)
+            except ValueError as error:
+                raise ConfigError(f"checkpoint {path} is {error}; use another one") from error
         with restoring_checkpoint():
-            return original(*args, **kwargs)
-
-    FileUtils.policy_from_checkpoint = policy_from_checkpoint
-
-
-def _refuse_damage(checkpoint: Path) -> None:
-    from robomimic_frozen.policies.checkpoints import check_sums
-
-    if zipfile.is_zipfile(checkpoint):
-        try:
-            check_sums(checkpoint)
-        except ValueError as error:
-            raise ConfigError(f"checkpoint {checkpoint} is {error}; use another one") from error
+            return original(device, ckpt_path, *args, **kwargs)
 
 
 def serve_cached_features() -> None:
@@ -59,27 +64,22 @@ def serve_cached_features() -> None:
     """
     import robomimic.utils.train_utils as TrainUtils
 
-    original = getattr(TrainUtils, "dataset_factory", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return  # as in restore_without_weights_files
-
-    @functools.wraps(original)
-    def dataset_factory(config, obs_keys, filter_by_attribute=None, *args, **kwargs):
+    @_in_place_of(TrainUtils, "dataset_factory")
+    def dataset_factory(original, config, obs_keys, filter_by_attribute=None, *args, **kwargs):
         from robomimic_frozen.features.dataset import gathering_batches
         from robomimic_frozen.integration.cached_training import dataset_maker
 
         make_dataset = dataset_maker(config, filter_by_attribute)
-        replacements = {"SequenceDataset": make_dataset} if make_dataset is not None else {}
-        if replacements and hasattr(TrainUtils, "MetaDataset"):
-            replacements["MetaDataset"] = gathering_batches(TrainUtils.MetaDataset)
-        try:
-            with mock.patch.multiple(TrainUtils, **replacements) if replacements else contextlib.nullcontext():
-                return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
-        except CacheUnavailableError as error:
-            logger.warning("%s; training without it, on pixels", error)
+        if make_dataset is not None:
+            replacements = {"SequenceDataset": make_dataset}
+            if hasattr(TrainUtils, "MetaDataset"):
+                replacements["MetaDataset"] = gathering_batches(TrainUtils.MetaDataset)
+            try:
+                with mock.patch.multiple(TrainUtils, **replacements):
+                    return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+            except CacheUnavailableError as error:
+                logger.warning("%s; training without it, on pixels", error)
         return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
-
-    TrainUtils.dataset_factory = dataset_factory
 
 
 def normalize_observations_that_have_statistics() -> None:
@@ -92,28 +92,18 @@ def normalize_observations_that_have_statistics() -> None:
     import robomimic.utils.obs_utils as ObsUtils
     from robomimic.utils.dataset import SequenceDataset
 
-    if hasattr(ObsUtils, "normalize_obs") and not hasattr(SequenceDataset.get_item, "__wrapped__"):
-        SequenceDataset.get_item = _without_normalization(SequenceDataset.get_item)
+    if hasattr(ObsUtils, "normalize_obs"):
+
+        @_in_place_of(SequenceDataset, "get_item")
+        def raw_item(original, dataset, index):
+            with mock.patch.object(dataset, "hdf5_normalize_obs", False):
+                return original(dataset, index)
 
     for name, shift, scale in (("normalize_obs", "mean", "std"), ("normalize_dict", "offset", "scale")):
-        original = getattr(ObsUtils, name, None)
-        if original is None or hasattr(original, "__wrapped__"):
-            continue
 
-        @functools.wraps(original)
-        def normalize(values, *stats, shift=shift, scale=scale, **named_stats):
+        @_in_place_of(ObsUtils, name)
+        def normalize(original, values, *stats, shift=shift, scale=scale, **named_stats):
             of_keys = [*stats, *named_stats.values()][0]
             for key in values.keys() & of_keys.keys():
                 values[key] = (values[key] - of_keys[key][shift][0]) / of_keys[key][scale][0]
             return values
-
-        setattr(ObsUtils, name, normalize)
-
-
-def _without_normalization(get_item: Callable[..., dict]) -> Callable[..., dict]:
-    @functools.wraps(get_item)
-    def raw_item(dataset, index):
-        with mock.patch.object(dataset, "hdf5_normalize_obs", False):
-            return get_item(dataset, index)
-
-    return raw_item

@@ -1,20 +1,26 @@
-"""`register()`, which makes stock robomimic know this package."""
+"""`register()`, which makes stock robomimic know this package, and the plugin with what this package itself has for robomimic."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 
 from robomimic_frozen.integration import patches
-from robomimic_frozen.plugins import provided
-from robomimic_frozen.simulation.gl import provide_mujoco_py, render_where_cuda_is_hidden
+from robomimic_frozen.plugins import hookimpl, provided
+from robomimic_frozen.simulation.gl import prepare_robosuite
 
 
 @functools.lru_cache(maxsize=1)
 def register() -> None:
     """Make robomimic know the algorithms, configs and cores of every plugin. Calling it again does nothing."""
-    provide_mujoco_py()
-    render_where_cuda_is_hidden()
+    prepare_robosuite()
     provided("robomimic_components")
     patches.restore_without_weights_files()
     patches.serve_cached_features()
     patches.normalize_observations_that_have_statistics()
+
+
+@hookimpl
+def robomimic_components() -> None:
+    for module in ("config", "encoders.core", "policies.fbc", "policies.bc"):
+        importlib.import_module(f"robomimic_frozen.{module}")

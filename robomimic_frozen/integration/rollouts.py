@@ -33,15 +33,6 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     known, _ = parser.parse_known_args(arguments)
     read_checkpoint(Path(known.agent), "--agent")
     select_gl_backend()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_overridden_checkpoints(overrides))
-        if known.seed is not None:
-            stack.enter_context(seeded_robosuite(known.seed))
-        stack.enter_context(mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]))
-        runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")
-
-
-def _overridden_checkpoints(overrides: list[str]) -> contextlib.AbstractContextManager:
     load = FileUtils.load_dict_from_checkpoint
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
@@ -51,4 +42,9 @@ def _overridden_checkpoints(overrides: list[str]) -> contextlib.AbstractContextM
         checkpoint["config"] = config.dump()
         return checkpoint
 
-    return mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override)
+    with (
+        mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override),
+        seeded_robosuite(known.seed) if known.seed is not None else contextlib.nullcontext(),
+        mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]),
+    ):
+        runpy.run_module("robomimic.scripts.run_trained_agent", run_name="__main__")

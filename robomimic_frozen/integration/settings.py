@@ -33,9 +33,13 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
 
 def _read_config(config_path: str) -> Config:
     try:
-        settings = _without_training_lengths(json.loads(Path(config_path).read_text()))
+        settings = json.loads(Path(config_path).read_text())
         config = _known_config(settings["algo_name"], config_path)
         check_settings(config, settings, f"config {config_path}")
+        for optimizer in settings.get("algo", {}).get("optim_params", {}).values():
+            # robomimic 0.5 adds these to a run's config.json, and its configs do not take them.
+            for key in ("num_train_batches", "num_epochs") if isinstance(optimizer, dict) else ():
+                optimizer.pop(key, None)
         with config.values_unlocked():
             config.update(settings)
     except OSError as error:
@@ -53,29 +57,19 @@ def _known_config(algo: str, where: str) -> Config:
     return config_factory(algo)
 
 
-def _without_training_lengths(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run's config.json as its train.py got them.
-
-    That of robomimic 0.5 adds two to each optimizer's, which its configs do not take.
-    """
-    optimizers = settings["algo"].get("optim_params", {}) if isinstance(settings.get("algo"), dict) else {}
-    for optimizer in optimizers.values() if isinstance(optimizers, dict) else ():
-        if isinstance(optimizer, dict):
-            for key in ("num_train_batches", "num_epochs"):
-                optimizer.pop(key, None)
-    return settings
-
-
 def check_config(config: Config) -> None:
     """Raise ConfigError or DatasetError unless the dataset that a config names fits it, and its encoder takes its settings."""
     if not config.train.data:
         raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
-    _check_obs_keys(config)
+    for group, modalities in config.observation.modalities.items():
+        for modality, keys in modalities.items():
+            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+                where = f"observation.modalities.{group}.{modality}"
+                raise ConfigError(f"{where} is {json.dumps(keys)}; give a list of obs keys, [] for none")
     filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
     for entry in datasets_of(config):
-        own_filter = entry.get("filter_key")
         path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
-        check_dataset(path, config.all_obs_keys, [own_filter] if own_filter else filter_keys)
+        check_dataset(path, config.all_obs_keys, [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
 
@@ -86,20 +80,11 @@ def datasets_of(config: Config) -> list[Mapping[str, Any]]:
     return [{"path": data}] if isinstance(data, str) else list(data or ())
 
 
-def _check_obs_keys(config: Config) -> None:
-    for group, modalities in config.observation.modalities.items():
-        for modality, keys in modalities.items():
-            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
-                where = f"observation.modalities.{group}.{modality}"
-                raise ConfigError(f"{where} is {json.dumps(keys)}; give a list of obs keys, [] for none")
-
-
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    """Raise ConfigError for a setting of another type than the one `config` has; robomimic itself takes any.
+    """Raise ConfigError, beginning with `where`, for a setting of another type than the one `config` has; robomimic takes any.
 
     Args:
         settings: nested, as in a config file. What `config` does not have is passed over.
-        where: begins the message.
         prefix: path of the section that `config` is.
     """
     for key in settings.keys() & config.keys():
@@ -122,23 +107,18 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> None:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set {assignment}: write it as KEY.PATH=VALUE, for example algo.horizon=16")
-        _assign(config, path.strip(), _parse(text))
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        _assign(config, path.strip(), value)
 
 
 def _assign(config: Config, path: str, value: Any) -> None:
     *parents, key = path.split(".")
-    section = config
+    section: Any = config
     for parent in parents:
-        if not isinstance(section, Config) or parent not in section:
-            raise _unknown(config, path)
-        section = section[parent]
+        section = section.get(parent) if isinstance(section, Config) else None
     if not isinstance(section, Config) or (key not in section and section.key_lockable):
         raise _unknown(config, path)
     if key in section:
@@ -155,25 +135,16 @@ def _check_type(path: str, old: Any, new: Any) -> None:
         return  # None stands for "off" or "not given" and says nothing about the type
     if path.endswith(".freeze_encoder") and isinstance(new, str):
         return  # the name of a stage, in the place of true or false
-    if isinstance(old, (list, tuple)):
-        allowed: tuple[type, ...] = (list,)
-    elif isinstance(old, float):
-        allowed = (int, float)
-    else:
-        allowed = (type(old),)
+    allowed = {tuple: (list,), float: (int, float)}.get(type(old), (type(old),))
     # bool is an int to Python, never to the person who wrote the config
     if not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool):
-        expected = "list" if allowed == (list,) else type(old).__name__
-        raise ConfigError(
-            f"{path}={json.dumps(new)}: this key takes a {expected} (it is {json.dumps(old)}), "
-            f"not a {type(new).__name__}"
-        )
+        expected, found = allowed[-1].__name__, type(new).__name__
+        raise ConfigError(f"{path}={json.dumps(new)}: this key takes a {expected} (it is {json.dumps(old)}), not a {found}")
 
 
 def _unknown(config: Config, path: str) -> ConfigError:
     keys = list(_leaf_paths(config))
-    last = path.rsplit(".", 1)[-1]
-    same_name = [key for key in keys if key.rsplit(".", 1)[-1] == last]
+    same_name = [key for key in keys if key.rpartition(".")[2] == path.rpartition(".")[2]]
     close = difflib.get_close_matches(path, keys, n=1, cutoff=0.3) or keys
     return ConfigError(f"--set {path}: unknown key; the nearest one is {(same_name or close)[0]}")
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import importlib
 import inspect
+import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from robomimic.config.config import Config
 
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
-from robomimic_frozen.integration.resume import ResumableEpochs
 from robomimic_frozen.integration.settings import check_config, datasets_of, load_config
-from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 from robomimic_frozen.utils.files import atomic_write, require_writable
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import local_path
+
+STATE_FILE = "resume.pth"
+_SEEDS_OF_A_RUN = 100_003
 
 
 class RunFailedError(RobomimicFrozenError):
@@ -61,15 +66,18 @@ def train(
     require_writable(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # It would ask on stdin whether to delete existing runs; this one is then added beside them.
+        mock.patch("builtins.input", return_value="n"),
+        mock.patch.object(torch, "save", _atomic_save(torch.save)),
+        seeded_robosuite(config.train.seed),
+        resumable_training(config.train.seed, resume),
+    ):
         resolved = Path(folder) / "config.json"
         resolved.write_text(config.dump())
-        arguments = argparse.Namespace(config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=resume is not None)
-        stack.enter_context(_keeping_existing_runs())
-        stack.enter_context(_atomic_checkpoints())
-        stack.enter_context(seeded_robosuite(config.train.seed))
-        stack.enter_context(resumable_training(config.train.seed, resume))
-        _run_stock_train(arguments)
+        resuming = resume is not None
+        _run_stock_train(argparse.Namespace(config=str(resolved), algo=None, name=None, dataset=None, debug=debug, resume=resuming))
 
 
 def precompute(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str], executor: Executor) -> None:
@@ -92,11 +100,23 @@ def _fetch_datasets(config: Config) -> None:
             config.train.data = [{**entry, "path": str(local_path(entry["path"]))} for entry in datasets_of(config)]
 
 
+def _atomic_save(save: Callable[..., None]) -> Callable[..., None]:
+    """Make checkpoints complete or absent whenever the process is killed; robomimic writes them in place."""
+
+    def save_beside(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(file, str):  # robomimic's are
+            return save(content, file, *args, **kwargs)
+        with atomic_write(Path(file)) as beside:
+            save(content, beside, *args, **kwargs)
+
+    return save_beside
+
+
 def _run_stock_train(arguments: argparse.Namespace) -> None:
     script = importlib.import_module("robomimic.scripts.train")
     stock_train, failures = script.train, []
 
-    def recording_train(*args: Any, **kwargs: Any) -> None:
+    def recorded(*args: Any, **kwargs: Any) -> None:
         try:
             stock_train(*args, **kwargs)
         except RobomimicFrozenError as error:
@@ -106,14 +126,12 @@ def _run_stock_train(arguments: argparse.Namespace) -> None:
             failures.append(error)
             raise
 
-    stdout, stderr = sys.stdout, sys.stderr
-    try:
-        with mock.patch.object(script, "train", recording_train):
+    # Stock leaves its log file in the place of both.
+    with contextlib.redirect_stdout(sys.stdout), contextlib.redirect_stderr(sys.stderr), mock.patch.object(script, "train", recorded):
+        try:
             script.main(arguments)
-    except _Stop as stop:
-        raise stop.error from None
-    finally:
-        sys.stdout, sys.stderr = stdout, stderr  # stock leaves its log file in their place
+        except _Stop as stop:
+            raise stop.error from None
     if failures:
         raise RunFailedError(f"the run failed: {first_line(failures[0])}; the traceback is above")
 
@@ -123,41 +141,26 @@ class _Stop(BaseException):
         self.error = error
 
 
-def _keeping_existing_runs() -> contextlib.AbstractContextManager:
-    """Make robomimic add a run beside the existing ones instead of asking on stdin whether to delete them."""
-    return mock.patch("builtins.input", return_value="n")
-
-
-def _atomic_checkpoints() -> contextlib.AbstractContextManager:
-    """Make checkpoints complete or absent whenever the process is killed; robomimic writes them in place."""
-    save = torch.save
-
-    def save_beside(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(file, str):  # robomimic's are
-            return save(content, file, *args, **kwargs)
-        with atomic_write(Path(file)) as beside:
-            save(content, beside, *args, **kwargs)
-
-    return mock.patch.object(torch, "save", save_beside)
-
-
 @contextlib.contextmanager
 def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """Make robomimic's train.py save the state of its run after each epoch, and go on with that of `resume_from`.
 
     robomimic 0.5 does both itself. Before it, the loop over epochs can only be entered through what the script calls by name:
     the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
+
+    Raises:
+        ConfigError: there is nothing to resume in that folder, or its state cannot be read.
     """
     import robomimic.scripts.train as script
 
     folders_of_run = tuple(str(resume_from / name) for name in ("logs", "models", "videos")) if resume_from is not None else ()
     if "resume" in inspect.signature(script.train).parameters:
-        with contextlib.ExitStack() as stack:
-            if resume_from is not None:
-                # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
-                read_checkpoint(resume_from / "last.pth", "--resume")
-                folders = *folders_of_run, str(resume_from)
-                stack.enter_context(mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=folders))
+        if resume_from is None:
+            yield
+            return
+        # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
+        read_checkpoint(resume_from / "last.pth", "--resume")
+        with mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=(*folders_of_run, str(resume_from))):
             yield
         return
     epochs = ResumableEpochs(seed, resume_from)
@@ -178,3 +181,65 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
         mock.patch.object(script, "range", epochs, create=True),
     ):
         yield
+
+
+class ResumableEpochs:
+    """Takes the place of `range` over the epochs of robomimic's training loop; saves the state of the run after each.
+
+    The state is networks, averages, optimizers and schedules. Random numbers need no saving: each epoch draws its own from
+    the seed of the run and its number, so that rollouts, which may take longer or shorter, do not shift them either. An
+    interrupted run ends in the same weights as an uninterrupted one (on a CPU; GPU kernels need not repeat themselves).
+
+    Attributes:
+        run_dir: folder of the run, in which the state is kept. To be set before the first epoch, as is `model`.
+        model: the robomimic algo that is trained.
+
+    Raises:
+        ConfigError: there is nothing to resume in the folder `resume_from`, or its state cannot be read.
+    """
+
+    def __init__(self, seed: int, resume_from: Path | None) -> None:
+        self.seed = seed
+        self.run_dir: Path = resume_from or Path()
+        self.model: Any = None
+        self._state = None if resume_from is None else _read_state(resume_from / STATE_FILE)
+
+    def __call__(self, first: int, stop: int) -> Iterator[int]:
+        if self._state is not None:
+            _restore(self.model, self._state)
+            first = self._state["epoch"] + 1
+        for epoch in builtins.range(first, stop):
+            seed = (self.seed * _SEEDS_OF_A_RUN + epoch) % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield epoch
+            with atomic_write(self.run_dir / STATE_FILE) as beside:
+                torch.save({"epoch": epoch, **_state_of(self.model)}, beside)
+
+
+def _state_of(model: Any) -> dict[str, Any]:
+    return {
+        "nets": model.nets.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in model.optimizers.items()},
+        "lr_schedulers": {name: scheduler.state_dict() for name, scheduler in model.lr_schedulers.items() if scheduler},
+    }
+
+
+def _restore(model: Any, state: dict[str, Any]) -> None:
+    model.on_epoch_end(state["epoch"])  # what this changed in the model (say, what is frozen) has to be changed again
+    model.nets.load_state_dict(state["nets"])
+    for name, optimizer in model.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    for name, scheduler in state["lr_schedulers"].items():
+        model.lr_schedulers[name].load_state_dict(scheduler)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        remedy = "give the folder of a run of `robomimic-frozen train`, the one with config.json in it, after its first epoch"
+        raise ConfigError(f"nothing to resume: {path} does not exist; {remedy}")
+    try:
+        return read_archive(path)
+    except Exception as error:  # a damaged archive or pickle raises almost anything
+        raise ConfigError(f"{path} cannot be read ({first_line(error)}); train again from the start") from error

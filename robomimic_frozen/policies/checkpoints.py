@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from robomimic_frozen.encoders.frozen_weights import frozen_records
+from robomimic_frozen.encoders.weights import frozen_records
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.utils.urls import is_url, local_path
 
@@ -35,11 +35,7 @@ def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
 
 
 def read_archive(path: Path) -> Any:
-    """Read tensors and plain values that `torch.save` wrote, to the CPU; nothing in the file is executed.
-
-    Raises:
-        Exception: of almost any class, if the file is another or is damaged.
-    """
+    """Read tensors and plain values that `torch.save` wrote, executing nothing. A damaged file raises almost any Exception."""
     check_sums(path)
     # robomimic 0.5 keeps the best return so far as numpy's float.
     numbers: list[Any] = [np.core.multiarray.scalar, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]  # type: ignore[attr-defined]
@@ -59,12 +55,7 @@ def check_sums(path: Path) -> None:
 
 
 def check_class_names(config: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError if robomimic's own image cores would call `eval` with what names no class of theirs.
-
-    Args:
-        config: a robomimic config; what it lacks is passed over.
-        where: begins the message.
-    """
+    """Raise ConfigError, beginning with `where`, if robomimic's own image cores would call `eval` with what names no class of theirs."""
     import robomimic.models.obs_core as obs_core
 
     for modality, encoder in config.get("observation", {}).get("encoder", {}).items():
@@ -89,10 +80,9 @@ def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
     if is_url(place) or not path.is_dir():
         return [place if is_url(place) else path]
     # Not those that begin with a dot: a killed run may have left one half-written.
-    found: list[str | Path] = [*sorted(path.glob("**/models/[!.]*.pth"))]
-    if not found:
-        raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
-    return found
+    if found := sorted(path.glob("**/models/[!.]*.pth")):
+        return [*found]
+    raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
 
 
 def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -109,18 +99,24 @@ def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     """Return (what, its value) in the order to print, without building networks. Raises ConfigError if `path` is no checkpoint."""
     checkpoint = read_checkpoint(path, "CKPT")
     config, state = json.loads(checkpoint["config"]), networks(checkpoint["model"])
-    return [
+    rgb, (total, trainable) = config["observation"]["encoder"]["rgb"], count_parameters(state)
+    rows = [
         ("algorithm", checkpoint["algo_name"]),
         ("environment", str(checkpoint["env_metadata"].get("env_name"))),
         ("experiment", config["experiment"]["name"]),
         ("dataset", str(config["train"]["data"])),
         ("seed", str(config["train"]["seed"])),
         *([("epoch", str(state["epoch"]))] if "epoch" in state else []),
-        *_parameters(state),
-        *_encoder(config["observation"]["encoder"]["rgb"]),
-        *_frozen_weights(state),
-        ("file size", f"{path.stat().st_size / 1e6:.1f} MB"),
+        ("parameters", f"{total:,}"),
+        ("  trainable", f"{trainable:,}"),
+        ("  frozen", f"{total - trainable:,}, what cameras share counted once"),
+        ("encoder", rgb["core_class"]),
+        *((f"  {name}", json.dumps(value)) for name, value in rgb["core_kwargs"].items()),
     ]
+    for sha256, record in frozen_records(state).items():
+        where = "in this file" if record["weights"] is not None else "to be found elsewhere"
+        rows.append(("frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"))
+    return [*rows, ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
 
 
 def checkpoint_config(path: Path) -> str:
@@ -133,24 +129,4 @@ def count_parameters(state: Mapping[str, Any]) -> tuple[int, int]:
     policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_NO_PARAMETERS)}
     tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
     trainable = sum(tensors.values())
-    frozen = sum(record["parameters"] for record in frozen_records(state).values())
-    return trainable + frozen, trainable
-
-
-def _parameters(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    total, trainable = count_parameters(state)
-    yield "parameters", f"{total:,}"
-    yield "  trainable", f"{trainable:,}"
-    yield "  frozen", f"{total - trainable:,}, what cameras share counted once"
-
-
-def _encoder(rgb: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "encoder", rgb["core_class"]
-    for name, value in rgb["core_kwargs"].items():
-        yield f"  {name}", json.dumps(value)
-
-
-def _frozen_weights(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for sha256, record in frozen_records(state).items():
-        where = "in this file" if record["weights"] is not None else "to be found elsewhere"
-        yield "frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"
+    return trainable + sum(record["parameters"] for record in frozen_records(state).values()), trainable

@@ -22,22 +22,12 @@ TIME_FEATURES = 256
 
 
 class ChiUNetVelocity(nn.Module):
-    """x_t [B, H, A], t [B], condition [B, C] -> velocity [B, H, A].
+    """x_t [B, H, A], t [B], condition [B, C] -> velocity [B, H, A], through as many levels as `down_dims` has numbers of channels.
 
-    Args:
-        action_dim: A.
-        horizon: H, a power of two that can be halved once between all levels.
-        condition_dim: C.
-        down_dims: channels of each level.
-        kernel_size: of the convolutions over time.
-
-    Raises:
-        ConfigError: the horizon does not fit.
+    Raises ConfigError unless the horizon H is a power of two that can be halved once between all levels.
     """
 
-    def __init__(
-        self, action_dim: int, horizon: int, condition_dim: int, down_dims: Sequence[int], kernel_size: int
-    ) -> None:
+    def __init__(self, action_dim: int, horizon: int, condition_dim: int, down_dims: Sequence[int], kernel_size: int) -> None:
         super().__init__()
         shortest = 2 ** (len(down_dims) - 1)
         if horizon < shortest or horizon & (horizon - 1):
@@ -56,29 +46,24 @@ class ChiUNetVelocity(nn.Module):
         film = TIME_FEATURES + condition_dim
 
         def level(width_in: int, width_out: int) -> nn.ModuleList:
-            first = FiLMResidual(width_in, width_out, film, kernel_size)
-            return nn.ModuleList([first, FiLMResidual(width_out, width_out, film, kernel_size)])
+            return nn.ModuleList(FiLMResidual(width, width_out, film, kernel_size) for width in (width_in, width_out))
 
         widths = [action_dim, *down_dims]
         self.down = nn.ModuleList(level(a, b) for a, b in zip(widths, down_dims, strict=False))
         self.shrink = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in down_dims[:-1])
         self.middle = level(down_dims[-1], down_dims[-1])
-        rising = list(reversed(down_dims))
+        rising = down_dims[::-1]
         self.up = nn.ModuleList(level(2 * a, b) for a, b in itertools.pairwise(rising))
         self.grow = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for width in rising[1:])
-        self.out = nn.Sequential(
-            _convolution(down_dims[0], down_dims[0], kernel_size), nn.Conv1d(down_dims[0], action_dim, 1)
-        )
+        self.out = nn.Sequential(_convolution(down_dims[0], down_dims[0], kernel_size), nn.Conv1d(down_dims[0], action_dim, 1))
 
     def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         film = torch.cat([self.time_features(times), condition], dim=-1)
         x = x.transpose(1, 2)
         skips = []
-        for number, blocks in enumerate(self.down):
-            x = _through(blocks, x, film)
-            skips.append(x)
-            if number < len(self.shrink):
-                x = self.shrink[number](x)
+        for blocks, shrink in zip(self.down, [*self.shrink, nn.Identity()], strict=True):
+            skips.append(_through(blocks, x, film))
+            x = shrink(skips[-1])
         x = _through(self.middle, x, film)
         for blocks, grow in zip(self.up, self.grow, strict=True):
             x = grow(_through(blocks, torch.cat([x, skips.pop()], dim=1), film))
@@ -113,8 +98,7 @@ def _through(blocks: nn.Module, x: Tensor, film: Tensor) -> Tensor:
 
 @hookimpl
 def velocity_networks() -> list[VelocityNetwork]:
-    return [VelocityNetwork("chiunet", _build)]
+    def build(action_dim: int, horizon: int, condition_dim: int, settings: Any) -> nn.Module:
+        return ChiUNetVelocity(action_dim, horizon, condition_dim, settings.down_dims, settings.kernel_size)
 
-
-def _build(action_dim: int, horizon: int, condition_dim: int, settings: Any) -> nn.Module:
-    return ChiUNetVelocity(action_dim, horizon, condition_dim, list(settings.down_dims), settings.kernel_size)
+    return [VelocityNetwork("chiunet", build)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,14 @@ from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from torch import Tensor, nn
 
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.frozen_weights import upgraded
 from robomimic_frozen.encoders.spec import check_core_kwargs
-from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint
+from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint, upgraded
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies import optimization
 from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, read_checkpoint
-from robomimic_frozen.policies.ema import EMA, averages_as_weights, averages_in, num_updates_in, with_averages
 from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.frozen_algo import FrozenAlgo
 from robomimic_frozen.policies.networks import get_velocity_network
-from robomimic_frozen.policies.optimizer import CLEAR_EVERY, clear_negligible_moments, encoder_rate, make_optimizer, warmup_cosine
 from robomimic_frozen.utils.machine import has_fast_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -52,59 +51,47 @@ class FBC(FrozenAlgo, PolicyAlgo):
 
     def _create_networks(self) -> None:
         self._check_config()
-        groups = OrderedDict(obs=OrderedDict(self.obs_shapes))
-        if self.goal_shapes:
-            groups["goal"] = OrderedDict(self.goal_shapes)
-        init_from = None if is_restoring_checkpoint() else self.algo_config.init_from
+        algo = self.algo_config
+        init_from = None if is_restoring_checkpoint() else algo.init_from
         # An earlier checkpoint brings the weights of the backbone along.
         with restoring_checkpoint() if init_from else contextlib.nullcontext():
-            policy = self._make_policy(groups)
-        self.nets = nn.ModuleDict({"policy": policy})
-        self.nets["ema"] = EMA(trainable(policy), self.algo_config.ema.max_decay, self.algo_config.ema.power)
+            policy = self._make_policy()
+        ema = optimization.EMA(trainable(policy), algo.ema.max_decay, algo.ema.power)
         if init_from:
-            start_from_checkpoint(policy, self.nets["ema"], Path(init_from))
-        self._first_update = self.nets["ema"].num_updates
-        self.nets = self.nets.float().to(self.device)
+            start_from_checkpoint(policy, ema, Path(init_from))
+        self._first_update = ema.num_updates
+        self.nets = nn.ModuleDict({"policy": policy, "ema": ema}).float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
         self._noise = torch.Generator(self.device)
         self._steps_this_epoch = 0
 
-    def _make_policy(self, groups: OrderedDict) -> FlowPolicy:
-        return FlowPolicy(
-            groups,
-            ObsUtils.obs_encoder_kwargs_from_config(self.obs_config.encoder),
-            obs_steps=self.algo_config.obs_steps,
-            action_dim=self.ac_dim,
-            horizon=self.algo_config.horizon,
-            make_velocity=self._make_velocity,
-        )
-
-    def _make_velocity(self, condition_dim: int) -> nn.Module:
+    def _make_policy(self) -> FlowPolicy:
         algo = self.algo_config
-        return get_velocity_network(algo.network).build(self.ac_dim, algo.horizon, condition_dim, algo.network_kwargs)
+        groups = OrderedDict(obs=OrderedDict(self.obs_shapes))
+        if self.goal_shapes:
+            groups["goal"] = OrderedDict(self.goal_shapes)
+        encoder_kwargs = ObsUtils.obs_encoder_kwargs_from_config(self.obs_config.encoder)
+        build = get_velocity_network(algo.network).build
+        return FlowPolicy(
+            groups, encoder_kwargs, algo.obs_steps, (algo.horizon, self.ac_dim),
+            lambda condition_dim: build(self.ac_dim, algo.horizon, condition_dim, algo.network_kwargs),
+        )  # fmt: skip
 
     def _check_config(self) -> None:
         algo, train = self.algo_config, self.global_config.train
-        get_velocity_network(algo.network)
         if algo.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"algo.precision is {algo.precision!r}; choose 'auto', 'float32' or 'bfloat16'")
         if train.seq_length != algo.horizon:
-            raise ConfigError(
-                f"algo.horizon is {algo.horizon} and train.seq_length is {train.seq_length}; set both to the same value"
-            )
+            raise ConfigError(f"algo.horizon is {algo.horizon} and train.seq_length is {train.seq_length}; set both to the same value")
         if train.frame_stack != algo.obs_steps:
-            raise ConfigError(
-                f"algo.obs_steps is {algo.obs_steps} and train.frame_stack is {train.frame_stack}; set both the same"
-            )
+            raise ConfigError(f"algo.obs_steps is {algo.obs_steps} and train.frame_stack is {train.frame_stack}; set both the same")
         if not 1 <= algo.act_steps <= algo.horizon:
             raise ConfigError(f"algo.act_steps is {algo.act_steps}; choose 1 to algo.horizon ({algo.horizon})")
         if algo.flow_steps < 1:
             raise ConfigError(f"algo.flow_steps is {algo.flow_steps}; choose 1 or more")
         if algo.unfreeze_at_epoch is not None and algo.unfreeze_at_epoch < 2:
-            raise ConfigError(
-                f"algo.unfreeze_at_epoch is {algo.unfreeze_at_epoch}; choose 2 or more, or set "
-                "observation.encoder.rgb.core_kwargs.freeze_encoder to false"
-            )
+            remedy = "choose 2 or more, or set observation.encoder.rgb.core_kwargs.freeze_encoder to false"
+            raise ConfigError(f"algo.unfreeze_at_epoch is {algo.unfreeze_at_epoch}; {remedy}")
         if self.obs_config.encoder.rgb.core_class == FrozenResNetCore.__name__:
             check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs)
 
@@ -113,15 +100,10 @@ class FBC(FrozenAlgo, PolicyAlgo):
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
         self._trainable = trainable(self.nets["policy"])
-        encoder = {id(parameter) for vision in self._backbones() for parameter in vision.parameters()}
-        self.optimizers = {
-            "policy": make_optimizer(
-                [parameter for parameter in self._trainable.values() if id(parameter) not in encoder],
-                [parameter for parameter in self._trainable.values() if id(parameter) in encoder],
-                settings,
-                fused=self.device.type in ("cpu", "cuda"),
-            )
-        }
+        in_backbone = {id(parameter) for vision in self._backbones() for parameter in vision.parameters()}
+        encoder = [parameter for parameter in self._trainable.values() if id(parameter) in in_backbone]
+        policy = [parameter for parameter in self._trainable.values() if id(parameter) not in in_backbone]
+        self.optimizers = {"policy": optimization.make_optimizer(policy, encoder, settings, fused=self.device.type in ("cpu", "cuda"))}
         # The learning rate follows the gradient step, not the epoch, so robomimic has nothing to step.
         self.lr_schedulers: dict = {}
         self.step_lr_schedulers_every_batch: dict = {}
@@ -135,7 +117,8 @@ class FBC(FrozenAlgo, PolicyAlgo):
         new = {name: p for name, p in trainable(self.nets["policy"]).items() if name not in self._trainable}
         self._trainable |= new
         self.nets["ema"].add(new)
-        self.optimizers["policy"].add_param_group({"params": list(new.values()), "initial_lr": encoder_rate(self.optim_params.policy)})
+        rate = optimization.encoder_rate(self.optim_params.policy)
+        self.optimizers["policy"].add_param_group({"params": list(new.values()), "initial_lr": rate})
         with self.global_config.values_unlocked():
             self.global_config.observation.encoder.rgb.core_kwargs.freeze_encoder = False
         logger.info("the encoder is trained from here on, and training reads pixels")
@@ -145,12 +128,11 @@ class FBC(FrozenAlgo, PolicyAlgo):
 
         The dataset gives [B, obs_steps - 1 + horizon, ...]: the first action chunk starts at the newest frame.
         """
-        algo = self.algo_config
-        first_action = algo.obs_steps - 1
+        frames, horizon = self.algo_config.obs_steps, self.algo_config.horizon
         kept = {
-            "obs": {key: value[:, : algo.obs_steps] for key, value in batch["obs"].items()},
+            "obs": {key: value[:, :frames] for key, value in batch["obs"].items()},
             "goal_obs": batch.get("goal_obs"),
-            "actions": batch["actions"][:, first_action : first_action + algo.horizon],
+            "actions": batch["actions"][:, frames - 1 : frames - 1 + horizon],
         }
         return TensorUtils.to_float(TensorUtils.to_device(kept, self.device))
 
@@ -158,9 +140,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
         """Take one gradient step, or with `validate` find the loss alone, and return the loss and what `log_info` reports."""
         with TorchUtils.maybe_no_grad(no_grad=validate), self._autocast(enabled=not validate):
             info = super().train_on_batch(batch, epoch, validate=validate)
-            loss = self.nets["policy"].forward_train(
-                self._groups(batch["obs"], batch["goal_obs"]), batch["actions"]
-            )
+            loss = self.nets["policy"].forward_train(self._groups(batch["obs"], batch["goal_obs"]), batch["actions"])
         info["loss"] = loss.detach()
         if not validate:
             info["grad_norm"] = self._gradient_step(loss, epoch)
@@ -179,11 +159,11 @@ class FBC(FrozenAlgo, PolicyAlgo):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         max_norm = self.global_config.train.max_grad_norm
-        grad_norm = nn.utils.clip_grad_norm_(self._trainable.values(), float("inf") if max_norm is None else max_norm)
+        grad_norm = nn.utils.clip_grad_norm_(self._trainable.values(), math.inf if max_norm is None else max_norm)
         optimizer.step()
         ema.update(self._trainable.values())
-        if self.device.type == "cpu" and ema.num_updates % CLEAR_EVERY == 0:
-            clear_negligible_moments(optimizer)
+        if self.device.type == "cpu" and ema.num_updates % optimization.CLEAR_EVERY == 0:
+            optimization.clear_negligible_moments(optimizer)
         return grad_norm
 
     def _set_learning_rate(self, step: int, epoch: int) -> None:
@@ -192,7 +172,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
         part_of_epoch = self._steps_this_epoch / experiment.epoch_every_n_steps if experiment.epoch_every_n_steps else 0
         progress = (epoch - 1 + part_of_epoch) / self.global_config.train.num_epochs
         for group in self.optimizers["policy"].param_groups:
-            group["lr"] = group["initial_lr"] * warmup_cosine(step, progress, rate.warmup_steps)
+            group["lr"] = group["initial_lr"] * optimization.warmup_cosine(step, progress, rate.warmup_steps)
         self._steps_this_epoch += 1
 
     def on_epoch_end(self, epoch: int) -> None:
@@ -205,16 +185,16 @@ class FBC(FrozenAlgo, PolicyAlgo):
     def serialize(self) -> dict[str, Any]:
         """Return what FrozenAlgo does, with the averaged weights alone unless robomimic (0.5) resumes training from it."""
         model = super().serialize()
-        return model if "optimizers" in model else averages_as_weights(model)
+        return model if "optimizers" in model else optimization.averages_as_weights(model)
 
     def deserialize(self, model_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Load what `serialize` gave; unfreezes the encoder if it was trained by then. Raises WeightsError."""
-        if averages_in(networks(model_dict)).keys() - set(self.nets["ema"].names):
+        if optimization.averages_in(networks(model_dict)).keys() - set(self.nets["ema"].names):
             self._unfreeze_encoder()
         super().deserialize(model_dict, *args, **kwargs)
 
     def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
-        return with_averages(super()._loadable(nets), self.nets["ema"].names)
+        return optimization.with_averages(super()._loadable(nets), self.nets["ema"].names)
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Return scalars for TensorBoard under the names robomimic's BC uses."""
@@ -228,8 +208,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
         """Return the next action [B, A] of the present chunk; a new chunk is sampled when it is used up.
 
-        Args:
-            obs_dict: observations [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
+        Observations are [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
         """
         assert not self.nets.training
         if not self._pending_actions:
@@ -263,11 +242,8 @@ class FBC(FrozenAlgo, PolicyAlgo):
         self._noise.manual_seed(0)
 
 
-def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
-    """Take over the weights and averages of an earlier `fbc_frozen` run, whatever it had frozen.
-
-    Args:
-        path: a checkpoint, or a folder whose newest one is taken.
+def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, path: Path) -> None:
+    """Take over weights and averages of an earlier `fbc_frozen` run, whatever it had frozen: of a checkpoint, or a folder's newest.
 
     Raises:
         ConfigError: the file is no such checkpoint, or its networks are others.
@@ -281,9 +257,7 @@ def start_from_checkpoint(policy: FlowPolicy, ema: EMA, path: Path) -> None:
     try:
         policy.load_state_dict({name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")})
     except RuntimeError as error:
-        differences = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ConfigError(
-            f"algo.init_from {path} has other networks than this config: {' '.join(differences[:1])} give both the same obs keys, "
-            "backbone and algo.network"
-        ) from error
-    ema.start_from({**trainable(policy), **averages_in(state)}, num_updates_in(state))
+        difference = "".join(str(error).splitlines()[1:2]).strip()
+        remedy = "give both the same obs keys, backbone and algo.network"
+        raise ConfigError(f"algo.init_from {path} has other networks than this config: {difference} {remedy}") from error
+    ema.start_from({**trainable(policy), **optimization.averages_in(state)}, state[optimization.NUM_UPDATES])

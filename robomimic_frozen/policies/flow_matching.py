@@ -44,29 +44,24 @@ class FlowPolicy(nn.Module):
         group_shapes: observation group ('obs', 'goal') -> obs key -> shape without batch and time.
         encoder_kwargs: robomimic's encoder settings for each modality.
         obs_steps: frames in one observation.
-        action_dim, horizon: shape of an action chunk [H, A].
+        chunk_shape: [H, A].
         make_velocity: size of the condition -> velocity network.
     """
 
     def __init__(
-        self,
-        group_shapes: OrderedDict,
-        encoder_kwargs: dict | None,
-        obs_steps: int,
-        action_dim: int,
-        horizon: int,
+        self, group_shapes: OrderedDict, encoder_kwargs: dict | None, obs_steps: int, chunk_shape: tuple[int, int],
         make_velocity: Callable[[int], nn.Module],
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = ObservationGroupEncoder(group_shapes, encoder_kwargs=encoder_kwargs)
         self.velocity = make_velocity(obs_steps * self.encoder.output_shape()[0])
-        self.action_shape = (horizon, action_dim)
+        self.chunk_shape = chunk_shape
 
     def forward(self, groups: dict[str, Obs], steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Return action chunks [B, H, A] for observations [B, obs_steps, ...], from noise that `generator` draws."""
         velocity = self._velocity_given(groups)
         first = next(iter(groups["obs"].values()))
-        noise = torch.randn(len(first), *self.action_shape, device=first.device, generator=generator)
+        noise = torch.randn(len(first), *self.chunk_shape, device=first.device, generator=generator)
         return integrate(velocity, noise, steps)
 
     def forward_train(self, groups: dict[str, Obs], targets: Tensor) -> Tensor:
@@ -74,8 +69,7 @@ class FlowPolicy(nn.Module):
         return flow_matching_loss(self._velocity_given(groups), targets)
 
     def _velocity_given(self, groups: dict[str, Obs]) -> Velocity:
-        frames = TensorUtils.time_distributed(groups, self.encoder, inputs_as_kwargs=True)
-        condition = frames.flatten(1)
+        condition = TensorUtils.time_distributed(groups, self.encoder, inputs_as_kwargs=True).flatten(1)
         return lambda x, times: self.velocity(x, times, condition)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
 
-from robomimic_frozen.encoders.frozen_weights import upgraded
 from robomimic_frozen.encoders.vision import VisionBackbone
+from robomimic_frozen.encoders.weights import upgraded
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.checkpoints import with_networks
-
-_GROUPS: Final = ("obs", "next_obs", "goal_obs")
 
 
 class FrozenAlgo:
@@ -43,17 +41,11 @@ class FrozenAlgo:
 
     def postprocess_batch_for_training(self, batch: dict[str, Any], obs_normalization_stats: Any) -> dict[str, Any]:
         """Process a batch as robomimic does, but for features [..., F, 1, 1], which are handed through unchanged."""
-        features = {}
-        for group in _GROUPS:
-            observations = batch.get(group) or {}
-            features[group] = {key: value for key, value in observations.items() if _is_feature(key, value)}
-            if features[group]:
-                batch[group] = {key: value for key, value in observations.items() if key not in features[group]}
-        batch = super().postprocess_batch_for_training(batch, obs_normalization_stats)  # type: ignore[misc]
-        for group, values in features.items():
-            if values:
-                batch[group] = {**batch[group], **values}
-        return batch
+        groups = {group: batch[group] for group in ("obs", "next_obs", "goal_obs") if batch.get(group)}
+        features = {group: {key: value for key, value in obs.items() if _is_feature(key, value)} for group, obs in groups.items()}
+        others = {group: {key: value for key, value in obs.items() if key not in features[group]} for group, obs in groups.items()}
+        batch = super().postprocess_batch_for_training({**batch, **others}, obs_normalization_stats)  # type: ignore[misc]
+        return {**batch, **{group: {**batch[group], **found} for group, found in features.items()}}
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Add to what is logged the gradient steps per second of the present epoch, data loading included."""
@@ -82,7 +74,6 @@ class FrozenAlgo:
         super().deserialize(with_networks(model_dict, self._loadable), *args, **kwargs)  # type: ignore[misc]
 
     def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
-        """Return what `load_state_dict` takes, of the networks' state in a checkpoint."""
         return {name: value for name, value in upgraded(nets).items() if name != "epoch"}
 
 

@@ -34,23 +34,14 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 class MLPVelocity(nn.Module):
-    """x_t [B, H, A], t [B], condition [B, C] -> velocity [B, H, A], through a plain MLP over their concatenation.
-
-    Args:
-        action_dim: A.
-        horizon: H, the length of an action chunk.
-        condition_dim: C.
-        hidden_dims: width of each hidden layer.
-    """
+    """x_t [B, H, A], t [B], condition [B, C] -> velocity [B, H, A], through a plain MLP over their concatenation."""
 
     def __init__(self, action_dim: int, horizon: int, condition_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
         self.time_embedding = SinusoidalTimeEmbedding()
         widths = [horizon * action_dim + TIME_EMBEDDING_DIM + condition_dim, *hidden_dims]
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], horizon * action_dim))
+        hidden = [layer for pair in itertools.pairwise(widths) for layer in (nn.Linear(*pair), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], horizon * action_dim))
 
     def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         return self.layers(torch.cat([x.flatten(1), self.time_embedding(times), condition], dim=-1)).view_as(x)
@@ -77,8 +68,4 @@ def get_velocity_network(name: str) -> VelocityNetwork:
 
 @hookimpl
 def velocity_networks() -> list[VelocityNetwork]:
-    return [VelocityNetwork("mlp", _mlp)]
-
-
-def _mlp(action_dim: int, horizon: int, condition_dim: int, settings: Any) -> nn.Module:
-    return MLPVelocity(action_dim, horizon, condition_dim, list(settings.hidden_dims))
+    return [VelocityNetwork("mlp", lambda dim, horizon, condition, settings: MLPVelocity(dim, horizon, condition, settings.hidden_dims))]

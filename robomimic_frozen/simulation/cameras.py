@@ -1,4 +1,4 @@
-"""Cameras that render only when somebody looks, with a renderer that is kept from one episode to the next."""
+"""Environments that play many episodes: cameras render only when somebody looks, the renderer is kept, and resets take a seed."""
 
 from __future__ import annotations
 
@@ -9,54 +9,13 @@ from unittest import mock
 
 import mujoco
 import numpy as np
-import robosuite.environments.base as base
+import robosuite.environments.base
+import torch
 from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
 # What MuJoCo's mjr_makeContext reads of a model, besides the sizes of geoms of these types.
 _ASSETS = ("tex_", "mesh_", "hfield_", "skin_", "mat_")
 _DRAWN_FROM_LISTS = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_MESH)
-
-
-class CameraGate:
-    """Lets the camera observables of a robosuite environment render, or give their last image again.
-
-    Rendering is nearly all of an environment step on a CPU. Everything else about the observables, their place in the sampling
-    period included, stays as it is, so that an image taken with the gate open is the one that would have been taken anyway.
-
-    Args:
-        env: of robosuite, with or without cameras.
-
-    Attributes:
-        is_open: whether they render. To be set as wanted.
-    """
-
-    def __init__(self, env: Any) -> None:
-        self.is_open = True
-        self._env = env
-        for name, observable in env._observables.items():
-            if observable.modality == "image":
-                env.modify_observable(name, "sensor", self._gated(observable._sensor, observable.obs))
-
-    def _gated(self, sensor: Callable[[dict], np.ndarray], last: np.ndarray) -> Callable[[dict], np.ndarray]:
-        def gated(obs_cache: dict) -> np.ndarray:
-            nonlocal last
-            if self.is_open:
-                last = sensor(obs_cache)
-            return last
-
-        gated.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
-        return gated
-
-    @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """Render nothing while the block runs, not even at a reset, which would make and try out new sensors and a renderer."""
-        env = self._env
-        has_cameras, has_renderer = env.use_camera_obs, env.has_offscreen_renderer
-        self.is_open = env.use_camera_obs = env.has_offscreen_renderer = False
-        try:
-            yield
-        finally:
-            self.is_open, env.use_camera_obs, env.has_offscreen_renderer = True, has_cameras, has_renderer
 
 
 class KeptRenderer:
@@ -65,11 +24,9 @@ class KeptRenderer:
     def __init__(self) -> None:
         self._context: Any = None
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> contextlib.AbstractContextManager:
         """Make robosuite give new simulations this renderer while the block runs."""
-        with mock.patch.object(base, "MjRenderContextOffscreen", self._of):
-            yield
+        return mock.patch.object(robosuite.environments.base, "MjRenderContextOffscreen", self._of)
 
     def _of(self, sim: Any, device_id: int) -> Any:
         if self._context is None or not have_the_same_assets(self._context.model._model, sim.model._model):
@@ -86,11 +43,97 @@ class KeptRenderer:
 
 def have_the_same_assets(one: mujoco.MjModel, other: mujoco.MjModel) -> bool:
     """Return whether a renderer that was made for one model draws the other as one of its own would."""
-    names = [name for name in dir(one) if name.startswith(_ASSETS)]
+    names = ["geom_type", "geom_dataid", *(name for name in dir(one) if name.startswith(_ASSETS))]
     return (
         all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
-        and np.array_equal(one.geom_type, other.geom_type)
-        and np.array_equal(one.geom_dataid, other.geom_dataid)
         and np.array_equal(*(model.geom_size[np.isin(model.geom_type, _DRAWN_FROM_LISTS)] for model in (one, other)))
         and str(one.vis) == str(other.vis)
     )
+
+
+class CameraGate:
+    """Lets the camera observables of a robosuite environment render, or give their last image again.
+
+    Rendering is nearly all of an environment step on a CPU. Everything else about the observables, their place in the sampling
+    period included, stays as it is, so that an image taken with the gate open is the one that would have been taken anyway.
+
+    Args:
+        env: of robosuite, with or without cameras.
+        renderer: renders the scenes that the environment is reset to.
+
+    Attributes:
+        is_open: whether they render. To be set as wanted.
+    """
+
+    def __init__(self, env: Any, renderer: KeptRenderer) -> None:
+        self.is_open = True
+        self._env, self._renderer = env, renderer
+        for name, observable in env._observables.items():
+            if observable.modality == "image":
+                env.modify_observable(name, "sensor", self._gated(observable._sensor, observable.obs))
+
+    def _gated(self, sensor: Callable[[dict], np.ndarray], last: np.ndarray) -> Callable[[dict], np.ndarray]:
+        def gated(obs_cache: dict) -> np.ndarray:
+            nonlocal last
+            if self.is_open:
+                last = sensor(obs_cache)
+            return last
+
+        gated.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
+        return gated
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Render nothing while the block runs, not even at a reset, which would make and try out new sensors and a renderer.
+
+        A scene that comes from the text of a model gets a renderer all the same, for it is looked at afterwards.
+        """
+        env, reset_from_xml_string = self._env, self._env.reset_from_xml_string
+        has_cameras, has_renderer = env.use_camera_obs, env.has_offscreen_renderer
+
+        def reset_with_renderer(xml: str) -> None:
+            env.has_offscreen_renderer = has_renderer
+            with self._renderer.in_use():
+                reset_from_xml_string(xml)
+
+        self.is_open = env.use_camera_obs = env.has_offscreen_renderer = False
+        try:
+            with mock.patch.object(env, "reset_from_xml_string", reset_with_renderer):
+                yield
+        finally:
+            self.is_open, env.use_camera_obs, env.has_offscreen_renderer = True, has_cameras, has_renderer
+
+
+class SeededResets:
+    """Starts the episodes of one environment, each as in an environment made with its seed, at the price of a reset.
+
+    robosuite 1.5 draws from a generator of its own, which only `robosuite.make(seed=...)` seeds, and makes a new renderer at each reset.
+
+    Args:
+        env: robomimic's EnvRobosuite, or a wrapper around one.
+
+    Attributes:
+        gate: decides whether the cameras render.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env, self._base = env, getattr(env, "unwrapped", env)
+        self.gate = CameraGate(self._base.env, KeptRenderer())
+
+    def start(self, seed: int) -> dict[str, Any]:
+        """Return the first observation; torch and numpy draw from this seed on, too."""
+        env = self._base.env
+        # robosuite draws from one generator, which its samplers hold, too.
+        env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        with self.gate.closed():
+            env.reset()  # draws what the constructor draws
+            for name, observable in env._observables.items():
+                env.modify_observable(name, "enabled", observable.is_enabled())  # which sets its clock to 0
+                observable._sampled = False
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            self._base.reset()
+            state = self._base.get_state()
+            states = state.pop("states")
+            self._base.reset_to(state)
+        return self._env.reset_to({"states": states})

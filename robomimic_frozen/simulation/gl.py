@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import subprocess
 import sys
 import types
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from robomimic_frozen._autoload import watch
 from robomimic_frozen.errors import RenderingError
 
-GL_BACKENDS: Final = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
-"""MUJOCO_GL -> the Debian packages that provide it."""
+GL_BACKENDS: Final = ("egl", "osmesa")
+HOW_TO_INSTALL: Final = "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri or apt-get install libosmesa6"
 
 
 def select_gl_backend() -> str:
@@ -34,8 +33,7 @@ def select_gl_backend() -> str:
             return backend
     if chosen:
         raise RenderingError(f"MUJOCO_GL={chosen} cannot render here ({reason}); unset MUJOCO_GL to choose automatically")
-    install = " or ".join(f"apt-get install {packages}" for packages in GL_BACKENDS.values())
-    raise RenderingError(f"no OpenGL backend renders here; on Debian or Ubuntu: {install}")
+    raise RenderingError(f"no OpenGL backend renders here; {HOW_TO_INSTALL}")
 
 
 def rendering_failure(backend: str) -> str | None:
@@ -48,17 +46,18 @@ def rendering_failure(backend: str) -> str | None:
         return "it did not answer within 60 s"
     if result.returncode == 0:
         return None
-    lines = result.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {result.returncode}"
+    return (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
 
 
-@functools.lru_cache(maxsize=1)
-def provide_mujoco_py() -> None:
-    """Let robomimic 0.3 import its robosuite environments without mujoco_py.
+def prepare_robosuite() -> None:
+    """Let robomimic 0.3 import its robosuite environments without mujoco_py, and robosuite 1.5 render where CUDA is hidden.
 
-    `robomimic/envs/env_robosuite.py` imports mujoco_py whatever the robosuite, for one exception class. robosuite 1.5
-    uses DeepMind's bindings instead. The stand-in is visible to that one module only.
+    `robomimic/envs/env_robosuite.py` imports mujoco_py whatever the robosuite, for one exception class; the stand-in is visible to that
+    one module only. robosuite takes the number of its EGL device from CUDA_VISIBLE_DEVICES, which Ray and users leave empty for
+    processes without a GPU.
     """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")
     if importlib.util.find_spec("mujoco_py") is None:
         watch("robomimic.envs.env_robosuite", _load_with_stand_in)
 
@@ -66,19 +65,10 @@ def provide_mujoco_py() -> None:
 def _load_with_stand_in(load: Callable[[], None]) -> None:
     import mujoco
 
-    stand_in = types.ModuleType("mujoco_py")
-    stand_in.builder = types.SimpleNamespace(MujocoException=mujoco.FatalError)  # type: ignore[attr-defined]
+    stand_in: Any = types.ModuleType("mujoco_py")
+    stand_in.builder = types.SimpleNamespace(MujocoException=mujoco.FatalError)
     sys.modules["mujoco_py"] = stand_in
     try:
         load()
     finally:
-        del sys.modules["mujoco_py"]
-
-
-def render_where_cuda_is_hidden() -> None:
-    """Let robosuite 1.5 render where CUDA_VISIBLE_DEVICES is empty, as Ray and users set it for processes without a GPU.
-
-    robosuite takes the number of its EGL device from there, and an empty text is no number.
-    """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")
+        sys.modules.pop("mujoco_py", None)  # which an inner watcher of the same module has done already

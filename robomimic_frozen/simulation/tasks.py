@@ -13,7 +13,7 @@ from unittest import mock
 
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.plugins import provided
-from robomimic_frozen.simulation.gl import provide_mujoco_py, render_where_cuda_is_hidden
+from robomimic_frozen.simulation.gl import prepare_robosuite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,28 +74,17 @@ def make_physics_env(env_name: str, seed: int) -> EnvRobosuite:
 
 
 def make_camera_env(env_name: str, camera_names: Sequence[str], image_size: int) -> EnvRobosuite:
-    """Return an environment that renders `image_size` x `image_size` pixels from each camera at every step.
-
-    Raises:
-        ConfigError: the scene has no camera of one of the names.
-    """
+    """Return an environment that renders these cameras at every step. Raises ConfigError if the scene lacks one of them."""
     known = make_physics_env(env_name, seed=0).env.sim.model.camera_names
     for name in camera_names:
         if name not in known:
             raise ConfigError(f"{env_name} has no camera {name!r}; choose from {', '.join(known)}")
-    return _env_class().create_for_data_processing(
-        env_name=env_name,
-        camera_names=list(camera_names),
-        camera_height=image_size,
-        camera_width=image_size,
-        reward_shaping=False,
-        **_base_kwargs(),
-    )
+    view = {"camera_names": list(camera_names), "camera_height": image_size, "camera_width": image_size}
+    return _env_class().create_for_data_processing(env_name=env_name, reward_shaping=False, **view, **_base_kwargs())
 
 
 def _env_class() -> type[EnvRobosuite]:
-    provide_mujoco_py()
-    render_where_cuda_is_hidden()
+    prepare_robosuite()
     from robomimic.envs.env_robosuite import EnvRobosuite
 
     return EnvRobosuite
@@ -112,8 +101,7 @@ def _base_kwargs() -> dict[str, Any]:
 def env_args(env: EnvRobosuite) -> str:
     """Return the `env_args` attribute of a robomimic dataset: JSON from which robomimic makes this environment again."""
     meta = env.serialize()
-    # EnvRobosuite looks the device up itself; the one of the machine that recorded the set means nothing elsewhere.
-    meta["env_kwargs"].pop("render_gpu_device_id", None)
+    meta["env_kwargs"].pop("render_gpu_device_id", None)  # that of this machine; EnvRobosuite looks it up itself
     return json.dumps(meta, indent=4)
 
 
@@ -126,10 +114,9 @@ def portable_model(model_xml: str) -> str:
 
 @contextlib.contextmanager
 def seeded_robosuite(seed: int) -> Iterator[None]:
-    """Make new robosuite environments repeat the same sequence of start states while the block runs.
+    """Make new robosuite environments repeat the same start states while the block runs.
 
-    robosuite 1.5 draws from a generator of its own, seeded only by `robosuite.make(seed=...)`; numpy's global seed,
-    which robomimic's `--seed` sets, does not reach it.
+    robosuite 1.5 draws from a generator of its own, which numpy's global seed, that of robomimic's `--seed`, does not reach.
     """
     import robosuite
 

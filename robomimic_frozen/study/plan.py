@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,7 @@ class Configuration(_Section):
     """One of those compared."""
 
     config: File
-    """robomimic config file."""
-    set: dict[str, Any] = {}
-    """key.path -> value, changed in it."""
+    set: dict[str, Any] = {}  # key.path -> value, changed in the config
 
     def load(self) -> Config:
         """Return its robomimic config. Raises ConfigError."""
@@ -65,12 +64,9 @@ class Budget(_Section):
 class Evaluation(_Section):
     """Rollouts of each checkpoint; all checkpoints meet the same initial states."""
 
-    episodes: Count = 50
-    """Of each checkpoint."""
-    horizon: Count = 200
-    """Steps of the environment after which an episode has failed."""
-    seed: Whole = 0
-    """Of the first episode; the next has the next."""
+    episodes: Count = 50  # of each checkpoint
+    horizon: Count = 200  # steps after which an episode has failed
+    seed: Whole = 0  # of the first episode; the next has the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,26 +88,18 @@ class Plan(_Section):
     """A study file, read."""
 
     title: str
-    """Heading of the report."""
     dataset: File
-    """robomimic dataset."""
-    configurations: Annotated[dict[str, Configuration], Field(min_length=1)]
-    """Name in tables and figures -> what is compared."""
-    demos: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
-    """Numbers of demonstrations to train on. The smaller sets are part of the larger ones."""
-    seeds: Annotated[tuple[Whole, ...], AfterValidator(_distinct)]
-    """Seeds of training."""
+    configurations: Annotated[dict[str, Configuration], Field(min_length=1)]  # by their names in tables and figures
+    demos: Annotated[tuple[Count, ...], AfterValidator(_distinct)]  # numbers to train on; smaller sets are part of larger ones
+    seeds: Annotated[tuple[Whole, ...], AfterValidator(_distinct)]  # of training
     budget: Budget
     evaluation: Evaluation = Evaluation()
-    checkpoints: Count = 1
-    """How many are saved in the course of a run, the last one at its end."""
+    checkpoints: Count = 1  # saved in the course of a run, the last one at its end
 
     def runs(self) -> Iterator[Run]:
         """Yield all runs, seed by seed, so that a study cut short has the same seeds of every configuration."""
-        for seed in self.seeds:
-            for demos in self.demos:
-                for name, configuration in self.configurations.items():
-                    yield Run(name, configuration, demos, seed)
+        for seed, demos, (name, configuration) in itertools.product(self.seeds, self.demos, self.configurations.items()):
+            yield Run(name, configuration, demos, seed)
 
 
 def read_plan(path: Path) -> Plan:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +20,12 @@ from robomimic_frozen.study.training import StudyError, run_stock_train
 from robomimic_frozen.utils.files import require_writable, write_json
 from robomimic_frozen.utils.parallel import Processes
 
+_STAGES: Final = ("demos", "train", "eval")
 _DOWNLOAD_SECONDS: Final = 10
 _EPOCHS: Final = 12
 _STEPS_PER_EPOCH: Final = 500
 _HORIZON: Final = 200
-_CACHED_CROPS: Final = 3
-"""Extraction takes as long as half the training with the default of 8."""
+_CACHED_CROPS: Final = 3  # extraction takes as long as half the training with the default of 8
 
 
 def quickstart(out: Path, num_demos: int, num_rollouts: int, seed: int, workers: int) -> dict[str, Any]:
@@ -41,25 +40,26 @@ def quickstart(out: Path, num_demos: int, num_rollouts: int, seed: int, workers:
     require_writable(out)
     select_gl_backend()
     out.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
     backbone = _choose_backbone()
-    dataset = out / f"lift_{num_demos}_demos_seed{seed}.hdf5"
-    with _timed(seconds, "demos"):
-        if not dataset.exists():
-            print(f"[1/3] {num_demos} scripted Lift demonstrations -> {dataset}", flush=True)
-            generate_demos(dataset, num_demos=num_demos, seed=seed, workers=workers)
-        else:
-            print(f"[1/3] using the demonstrations in {dataset}", flush=True)
-    with _timed(seconds, "train"):
-        print(f"[2/3] robomimic's train.py: fbc_frozen on frozen {backbone}, {_EPOCHS} epochs; log in {out / 'train.log'}", flush=True)
-        run = run_stock_train(_config(out, dataset, backbone, seed), out)
-        checkpoint = Path(os.path.relpath(find_checkpoint(run, "the run")))
-    with _timed(seconds, "eval"):
-        print(f"[3/3] {num_rollouts} rollouts of Lift", flush=True)
-        (rolled_out,) = evaluate([checkpoint], num_rollouts, _HORIZON, Processes(workers), seed, out / "rollouts", num_videos=1)
-        if rolled_out.errors:
-            raise StudyError(f"{rolled_out.errors} of {num_rollouts} rollouts ended in an error; see {out / 'rollouts'}")
-    spent = {stage: round(value, 1) for stage, value in seconds.items()} | {"total": round(sum(seconds.values()), 1)}
+    dataset, rollouts = out / f"lift_{num_demos}_demos_seed{seed}.hdf5", out / "rollouts"
+    clock = [time.monotonic()]
+    if dataset.exists():
+        print(f"[1/3] using the demonstrations in {dataset}", flush=True)
+    else:
+        print(f"[1/3] {num_demos} scripted Lift demonstrations -> {dataset}", flush=True)
+        generate_demos(dataset, num_demos, seed, workers)
+    clock.append(time.monotonic())
+    print(f"[2/3] robomimic's train.py: fbc_frozen on frozen {backbone}, {_EPOCHS} epochs; log in {out / 'train.log'}", flush=True)
+    run = run_stock_train(_config(out, dataset, backbone, seed), out)
+    checkpoint = Path(os.path.relpath(find_checkpoint(run, "the run")))
+    clock.append(time.monotonic())
+    print(f"[3/3] {num_rollouts} rollouts of Lift", flush=True)
+    (rolled_out,) = evaluate([checkpoint], num_rollouts, _HORIZON, Processes(workers), seed, rollouts, num_videos=1)
+    if rolled_out.errors:
+        raise StudyError(f"{rolled_out.errors} of {num_rollouts} rollouts ended in an error; see {rollouts}")
+    clock.append(time.monotonic())
+    spent = {stage: round(end - start, 1) for stage, (start, end) in zip(_STAGES, itertools.pairwise(clock), strict=True)}
+    spent["total"] = round(clock[-1] - clock[0], 1)
     summary = {
         "success_rate": rolled_out.success_rate,
         "num_rollouts": num_rollouts,
@@ -71,7 +71,7 @@ def quickstart(out: Path, num_demos: int, num_rollouts: int, seed: int, workers:
         "seconds": spent,
         "dataset": str(dataset),
         "checkpoint": str(checkpoint),
-        "video": str(recorded_episode(checkpoint, _HORIZON, seed, out / "rollouts")),
+        "video": str(recorded_episode(checkpoint, _HORIZON, seed, rollouts)),
     }
     write_json(out / "summary.json", summary, indent=4)
     print(
@@ -101,14 +101,12 @@ def _choose_backbone() -> str:
         process.wait()
         found = False
     if found:
-        print("backbone: resnet18 (its ImageNet weights are in torch's hub cache)", flush=True)
-        return "resnet18"
-    print(
-        "backbone: efficientnet_lite0 (its ImageNet weights come with a package; those of resnet18 are not in torch's "
-        f"hub cache and could not be downloaded within {_DOWNLOAD_SECONDS} s)",
-        flush=True,
-    )
-    return "efficientnet_lite0"
+        backbone, where = "resnet18", "are in torch's hub cache"
+    else:
+        late = f"those of resnet18 are not in torch's hub cache and could not be downloaded within {_DOWNLOAD_SECONDS} s"
+        backbone, where = "efficientnet_lite0", f"come with a package; {late}"
+    print(f"backbone: {backbone} (its ImageNet weights {where})", flush=True)
+    return backbone
 
 
 def _config(out: Path, dataset: Path, backbone: str, seed: int) -> FBCFrozenConfig:
@@ -126,10 +124,3 @@ def _config(out: Path, dataset: Path, backbone: str, seed: int) -> FBCFrozenConf
     config.algo.feature_cache.cached_crops = _CACHED_CROPS
     config.observation.encoder.rgb.core_kwargs.rgb_model_name = backbone
     return config
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[stage] = time.monotonic() - start

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import imageio.v3 as iio
 import jinja2
@@ -45,27 +46,20 @@ def write_report(folder: Path, with_films: bool) -> Path:
     results = read_results(folder)
     write_json(folder / "results.json", {**results.manifest, "runs": results.runs})
     pictures = {}
-    for name, figure in draw(results).items():
+    for name, figure in _figures(results).items():
         path = folder / "figures" / f"{name}.png"
         with atomic_write(path) as beside:
             figure.savefig(beside, dpi=130)
-        pictures[name] = _embedded(path)
-    shown = [(film, _embedded(film.strip)) for film in films(results)] if with_films else []
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("robomimic_frozen.study"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    html = environment.get_template("report.html.j2").render(
+        pictures[name] = _embedded(path, "png")
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("robomimic_frozen.study"), autoescape=True, undefined=jinja2.StrictUndefined)
+    html = templates.get_template("report.html.j2").render(
         results=results,
-        plan=results.manifest["plan"],
-        environment=results.manifest["environment"],
         provenance=list(_provenance(results)),
         numbers=sorted({run["demos"] for run in results.runs}),
         final={(point.configuration, point.demos): point for point in results.final_points().itertuples()},
-        points=list(results.points().itertuples()),
-        costs=list(results.costs().itertuples()),
         pictures=pictures,
         captions=CAPTIONS,
-        films=shown,
+        films=list(_films(results)) if with_films else [],
     )
     report = folder / "report.html"
     with atomic_write(report) as beside:
@@ -73,8 +67,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
     return report
 
 
-def _embedded(picture: Path) -> str:
-    kind = "jpeg" if picture.suffix == ".jpg" else "png"
+def _embedded(picture: Path, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
@@ -88,34 +81,21 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
         yield f"sha256 of the weights, {name}", digest or "drawn by the training seed"
 
 
-class Film(NamedTuple):
-    """The picture of an episode, and what it is of."""
-
-    configuration: str
-    demos: int
-    training_seed: int
-    episode: dict[str, Any]
-    strip: Path
-
-
-def films(results: Results) -> list[Film]:
-    """Return for each configuration an episode of either outcome, where there is one, after training on most demonstrations.
+def _films(results: Results) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Yield (run, episode, picture) of an episode of either outcome for each configuration, after training on most demonstrations.
 
     The episodes are rolled out once more, with a video, into `videos/` of the study.
     """
-    return [film for name in results.configurations for outcome in (True, False) for film in _first(results, name, outcome)]
-
-
-def _first(results: Results, name: str, outcome: bool) -> Iterator[Film]:
-    runs = [run for run in results.runs if run["configuration"] == name]
-    for run in sorted(runs, key=lambda run: run["demos"], reverse=True):
-        evaluation, checkpoint = run["evaluation"], results.folder / run["checkpoints"][-1]["file"]
-        rolled_out = results.folder / "runs" / run["folder"] / "evaluation"
-        episodes = finished_episodes(checkpoint, evaluation["episodes"], evaluation["horizon"], evaluation["seed"], rolled_out)
-        found = next((episode for episode in episodes if episode["success"] is outcome), None)
-        if found is not None:
-            yield Film(name, run["demos"], run["seed"], found, _strip(checkpoint, found, results.folder / "videos" / run["folder"]))
-            return
+    by_demos = sorted(results.runs, key=lambda run: run["demos"], reverse=True)
+    for name, outcome in itertools.product(results.configurations, (True, False)):
+        for run in (run for run in by_demos if run["configuration"] == name):
+            evaluation, checkpoint = run["evaluation"], results.folder / run["checkpoints"][-1]["file"]
+            rolled_out = results.folder / "runs" / run["folder"] / "evaluation"
+            episodes = finished_episodes(checkpoint, evaluation["episodes"], evaluation["horizon"], evaluation["seed"], rolled_out)
+            episode = next((episode for episode in episodes if episode["success"] is outcome), None)
+            if episode is not None:
+                yield run, episode, _embedded(_strip(checkpoint, episode, results.folder / "videos" / run["folder"]), "jpeg")
+                break
 
 
 def _strip(checkpoint: Path, episode: dict[str, Any], out: Path) -> Path:
@@ -132,20 +112,20 @@ def _strip(checkpoint: Path, episode: dict[str, Any], out: Path) -> Path:
     return strip
 
 
-def draw(results: Results) -> dict[str, Figure]:
+def _figures(results: Results) -> dict[str, Figure]:
     """Return name -> figure; those that show the course of training only where there is more than one checkpoint."""
-    points, costs = results.points(), results.costs()
     figures = {}
     if results.manifest["plan"]["checkpoints"] > 1:
-        figures["success_over_seconds"] = _over_training(points, results, "seconds", "training seconds", log=False)
-        figures["success_over_steps"] = _over_training(points, results, "steps", "gradient steps", log=True)
+        figures["success_over_seconds"] = _over_training(results, "seconds", "training seconds", log=False)
+        figures["success_over_steps"] = _over_training(results, "steps", "gradient steps", log=True)
     figures["success_over_demonstrations"] = _over_demonstrations(results)
-    figures["training_speed"] = _bars(costs, results, "steps_per_second", "gradient steps per second")
-    figures["memory"] = _bars(costs, results, "memory_mb", "resident memory in training (MB)")
+    figures["training_speed"] = _bars(results, "steps_per_second", "gradient steps per second")
+    figures["memory"] = _bars(results, "memory_mb", "resident memory in training (MB)")
     return figures
 
 
-def _over_training(points: pd.DataFrame, results: Results, column: str, label: str, log: bool) -> Figure:
+def _over_training(results: Results, column: str, label: str, log: bool) -> Figure:
+    points = results.points()
     numbers = sorted(points["demos"].unique())
     figure = Figure(figsize=(3.4 * len(numbers) + 1, 3.6), layout="constrained")
     for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers, strict=True):
@@ -193,7 +173,8 @@ def _finished(figure: Figure) -> Figure:
     return figure
 
 
-def _bars(costs: pd.DataFrame, results: Results, column: str, label: str) -> Figure:
+def _bars(results: Results, column: str, label: str) -> Figure:
+    costs = results.costs()
     values, names = costs[column], list(costs["configuration"])
     log = bool(values.max() > 10 * values.min())  # where bars from zero would leave some of them invisible
     figure = Figure(figsize=(6.5, 0.6 + 0.5 * len(costs)), layout="constrained")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.evaluation.statistics import wilson_interval
+from robomimic_frozen.evaluation.evaluate import wilson_interval
 from robomimic_frozen.study.study import MANIFEST, RESULT
 
 _OF_POINT: Final = ["configuration", "demos", "number"]
@@ -19,21 +19,11 @@ _OF_CHECKPOINT: Final = ["steps", "seconds", "success_rate", "successes", "episo
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The folder of a study.
-
-    Attributes:
-        manifest: its plan and what its runs depend on, as `study.json` has them.
-        runs: the results of those that are finished, each with the name of its 'folder'.
-    """
+    """The folder of a study."""
 
     folder: Path
-    manifest: dict[str, Any]
-    runs: tuple[dict[str, Any], ...]
-
-    @property
-    def num_planned(self) -> int:
-        """Return how many runs there are to be."""
-        return len(self.manifest["runs"])
+    manifest: dict[str, Any]  # its plan and what its runs depend on, as `study.json` has them
+    runs: tuple[dict[str, Any], ...]  # the results of those that are finished, each with the name of its 'folder'
 
     @property
     def configurations(self) -> list[str]:

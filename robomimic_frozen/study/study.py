@@ -35,7 +35,6 @@ from robomimic_frozen.utils.parallel import Executor, Processes, retrying_map
 
 MANIFEST, RESULT = "study.json", "result.json"
 _SHUFFLE_SEED: Final = 0
-_WHAT_WEIGHTS_DEPEND_ON: Final = ("rgb_model_name", "pretrained_encoder", "weights")
 
 
 def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -> None:
@@ -55,7 +54,7 @@ def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -
     with exclusive_lock(out, "study"):
         runs = list(plan.runs())
         study = _prepare(plan, out.absolute(), rollout_workers)
-        study.write_manifest(runs)
+        write_json(out / MANIFEST, {**study.manifest, "runs": [study.folder(run).name for run in runs]})
         if plan.budget.seconds is not None:
             # All at once, so that the machine is in the same state for all of them.
             _each(study.calibrate, [run for run in runs if run.seed == plan.seeds[0]], f"{plan.title}: calibration", executor)
@@ -99,29 +98,32 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
     configs = {name: each.load() for name, each in plan.configurations.items()}
     check_dataset(plan.dataset, {key for config in configs.values() for key in config.all_obs_keys}, [])
-    environment = {
-        "code": code_version(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
+    manifest = {
+        "plan": plan.model_dump(mode="json"),
+        "environment": {
+            "code": code_version(),
+            "packages": {name: installed_version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+        },
+        "data": {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)},
+        "weights_sha256": {name: _weights_digest(config) for name, config in configs.items()},
     }
-    weights = {name: weights_digest(config) for name, config in configs.items()}
-    data = {"dataset": str(plan.dataset), "sha256": sha256_of(plan.dataset)}
-    study = _Study(plan, out, rollout_workers, environment, weights, data)
+    study = _Study(plan, out, rollout_workers, manifest)
     link_demonstrations(plan.dataset, plan.demos, study.demonstrations)
     return study
 
 
-def weights_digest(config: Config) -> str | None:
+def _weights_digest(config: Config) -> str | None:
     """Return the sha256 of the weights the image encoder starts from; None where its seed or another core decides. Raises WeightsError."""
     encoder = config.observation.encoder.rgb
     kwargs = encoder.core_kwargs
     drawn = not kwargs.get("pretrained_encoder", True) and kwargs.get("freeze_encoder", True) is not True
     if drawn or encoder.core_class != FrozenResNetCore.__name__:
         return None
-    # Of all stages, frozen or not.
-    return EncoderSpec(**{name: kwargs[name] for name in _WHAT_WEIGHTS_DEPEND_ON if name in kwargs}).build().frozen_sha256()
+    they_depend_on = {name: kwargs[name] for name in ("rgb_model_name", "pretrained_encoder", "weights") if name in kwargs}
+    return EncoderSpec(**they_depend_on).build().frozen_sha256()  # of all stages, frozen or not
 
 
 def filter_key(num_demos: int) -> str:
@@ -160,19 +162,17 @@ class _Study:
     plan: Plan
     out: Path
     rollout_workers: int
-    environment: dict[str, Any]
-    weights: dict[str, str | None]
-    data: dict[str, str]
+    manifest: dict[str, Any]  # the plan and what its runs depend on besides
 
     @property
     def demonstrations(self) -> Path:
-        return self.out / f"demonstrations-{fingerprint(self.data, self.plan.demos)[:12]}.hdf5"
+        return self.out / f"demonstrations-{fingerprint(self.manifest['data'], self.plan.demos)[:12]}.hdf5"
 
     def calibrate(self, run: Run) -> None:
         calibrate(self._config(run), self._shared(run))
 
     def finish(self, run: Run) -> None:
-        folder, plan = self._folder(run), self.plan
+        folder, plan = self.folder(run), self.plan
         evaluation = plan.evaluation.model_dump()
         if (folder / RESULT).exists() and json.loads((folder / RESULT).read_text())["evaluation"] == evaluation:
             return
@@ -203,29 +203,17 @@ class _Study:
             experiment.save.on_best_rollout_success_rate = experiment.save.on_best_rollout_return = False
         return config
 
-    def _folder(self, run: Run) -> Path:
-        name = self._name(run, f"-seed_{run.seed}", {"seed": run.seed, "checkpoints": self.plan.checkpoints})
-        return self.out / "runs" / name
+    def folder(self, run: Run) -> Path:
+        return self.out / "runs" / self._name(run, f"-seed_{run.seed}", {"seed": run.seed, "checkpoints": self.plan.checkpoints})
 
     def _shared(self, run: Run) -> Path:
         return self.out / "shared" / self._name(run, "", {})
 
     def _name(self, run: Run, end: str, more: dict[str, int]) -> str:
         slug = re.sub(r"[^A-Za-z0-9]+", "_", run.name).strip("_").lower()
+        environment, data, weights = (self.manifest[part] for part in ("environment", "data", "weights_sha256"))
         depends_on = fingerprint(
-            json.loads(run.configuration.load().dump()), self.weights[run.name], self.data["sha256"], run.demos,
-            self.plan.budget.model_dump(), self.environment["code"], self.environment["packages"], more,
+            json.loads(run.configuration.load().dump()), weights[run.name], data["sha256"], run.demos,
+            self.plan.budget.model_dump(), environment["code"], environment["packages"], more,
         )
         return f"{slug}-{run.demos}_demos{end}-{depends_on[:12]}"
-
-    def write_manifest(self, runs: Sequence[Run]) -> None:
-        write_json(
-            self.out / MANIFEST,
-            {
-                "plan": self.plan.model_dump(mode="json"),
-                "environment": self.environment,
-                "data": self.data,
-                "weights_sha256": self.weights,
-                "runs": [self._folder(run).name for run in runs],
-            },
-        )

@@ -23,7 +23,6 @@ from robomimic_frozen.utils.files import write_json
 _MOST_EPOCHS_BETWEEN_CHECKPOINTS: Final = 5
 _FEWEST_STEPS_IN_AN_EPOCH: Final = 20
 _CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 5
-CALIBRATION: Final = "calibration.json"
 
 
 class StudyError(RobomimicFrozenError):
@@ -33,29 +32,20 @@ class StudyError(RobomimicFrozenError):
 class Checkpoint(BaseModel):
     """A checkpoint and what it took to get there."""
 
-    file: str
-    """Relative to the folder of the study."""
+    file: str  # relative to the folder of the study
     steps: int
-    """Gradient steps."""
-    seconds: float
-    """Of feature extraction and of training, without loading libraries, data and rollouts."""
+    seconds: float  # of feature extraction and of training, without loading libraries, data and rollouts
 
 
 class Training(BaseModel):
     """What a training run took."""
 
-    checkpoints: list[Checkpoint]
-    """In the order of their epochs."""
-    extraction_seconds: float
-    """Of the features of all images; 0 where pixels were read."""
-    seconds_per_step: float
-    """Data loading included."""
-    memory_mb: float
-    """The most that the process had resident after an epoch."""
-    parameters: int
-    """How many, what cameras share counted once."""
+    checkpoints: list[Checkpoint]  # in the order of their epochs
+    extraction_seconds: float  # 0 where pixels were read
+    seconds_per_step: float  # data loading included
+    memory_mb: float  # the most that the process had resident after an epoch
+    parameters: int  # what cameras share counted once
     trainable: int
-    """How many of them."""
 
 
 def run_stock_train(config: Config, folder: Path) -> Path:
@@ -93,9 +83,10 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
     """
     if (folder / "training.json").exists():
         return Training.model_validate_json((folder / "training.json").read_text())
+    steps = budget.steps or 0
     if budget.seconds is not None:
-        calibrate(config, shared)
-    steps = budget.steps or _steps_within(budget.seconds or 0, shared)
+        seconds_per_step = calibrate(config, shared)
+        steps = int((budget.seconds - _extraction_seconds(shared)) / seconds_per_step)
     if steps < num_checkpoints:
         raise StudyError(
             f"{max(0, steps)} gradient steps fit into the budget, too few for {num_checkpoints} checkpoints "
@@ -109,22 +100,17 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
     return training
 
 
-def calibrate(config: Config, shared: Path) -> None:
-    """Extract the features that training with `config`, which is completed here, reads, and measure a few steps of it.
+def calibrate(config: Config, shared: Path) -> float:
+    """Extract the features that training with `config`, which is completed here, reads, and return the seconds that a step of it takes.
 
-    Does nothing where `shared/calibration.json` says that this was done. Raises StudyError if training fails.
+    What `shared/calibration.json` says was measured before and is not measured again. Raises StudyError if training fails.
     """
-    if (shared / CALIBRATION).exists():
-        return
-    run = _run(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, None, shared / "calibration", shared)
-    minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
-    write_json(shared / CALIBRATION, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
-
-
-def _steps_within(seconds: float, shared: Path) -> int:
-    """Return how many steps fit into the time that the extraction of the features leaves."""
-    seconds_per_step = json.loads((shared / CALIBRATION).read_text())["seconds_per_step"]
-    return int((seconds - _extraction_seconds(shared)) / seconds_per_step)
+    found = shared / "calibration.json"
+    if not found.exists():
+        run = _run(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, None, shared / "calibration", shared)
+        minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
+        write_json(found, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
+    return json.loads(found.read_text())["seconds_per_step"]
 
 
 def _run(config: Config, epochs: int, steps_per_epoch: int, epochs_between: int | None, folder: Path, shared: Path) -> Path:
@@ -142,8 +128,8 @@ def _run(config: Config, epochs: int, steps_per_epoch: int, epochs_between: int 
 
 
 def _measure(run: Path, folder: Path, shared: Path) -> Training:
-    history = read_history(run)
-    extraction, steps_per_epoch, minutes = _extraction_seconds(shared), history.steps_per_epoch or 0, history.scalars[EPOCH_MINUTES]
+    history, extraction = read_history(run), _extraction_seconds(shared)
+    steps_per_epoch, minutes = history.steps_per_epoch or 0, history.scalars[EPOCH_MINUTES]
     by_epoch = {int(file.stem.removeprefix("model_epoch_")): file for file in map(Path, checkpoints_in(run, "the run"))}
     parameters, trainable = count_parameters(networks(read_checkpoint(by_epoch[max(by_epoch)], "the run")["model"]))
     return Training(

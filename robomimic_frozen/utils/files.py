@@ -24,8 +24,7 @@ _SPARE_BYTES: Final = 2**24
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a file beside `path` to write to, which takes its name, and the place of an older one, unless the block fails.
 
-    Its suffix is that of `path`, and its folder is made. For one writer at a time: what a killed one left behind is what the next
-    one writes to.
+    Its suffix is the same, and its folder is made. For one writer at a time: the next one writes to what a killed one left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
@@ -113,9 +112,7 @@ def require_writable(folder: Path) -> None:
     """Raise ConfigError unless files can be written to `folder`, or to where it would be made. Makes nothing."""
     if re.match(r"\w\w+:/", str(folder)):  # a Path has lost one of two slashes
         raise ConfigError(f"{folder} is a URL, and this is written to a folder; choose one (train.output_dir, or --out)")
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write to {folder}: {existing} is no writable folder; choose another one (train.output_dir, or --out)")
 

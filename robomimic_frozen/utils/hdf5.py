@@ -62,9 +62,9 @@ def array_in(parent: h5py.Group, name: str) -> h5py.Dataset:
     """Return the array of this name, whose shape and dtype can be read. Raises MalformedError if there is none."""
     array = _item_in(parent, name, h5py.Dataset)
     with _reading(array):
-        empty = array.shape is None or array.dtype is None
-    if empty:
-        raise MalformedError(_path_of(array), _name_of(array), "is empty: it has no shape")
+        shape, _ = array.shape, array.dtype
+    if shape is None:
+        raise _malformed(array, "is empty: it has no shape")
     return array
 
 
@@ -85,7 +85,7 @@ def blocks(array: h5py.Dataset) -> Iterator[np.ndarray]:
     with _reading(array):
         written = _is_written(array)
     if not written:
-        raise MalformedError(_path_of(array), _name_of(array), "was made, but never or not wholly written")
+        raise _malformed(array, "was made, but never or not wholly written")
     row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
     rows = max(1, BLOCK_BYTES // max(1, row_bytes))
     for start in range(0, array.shape[0], rows):
@@ -97,20 +97,18 @@ def blocks(array: h5py.Dataset) -> Iterator[np.ndarray]:
 def strings(array: h5py.Dataset) -> list[str]:
     """Return the strings [N] that an array holds. Raises MalformedError if it holds something else."""
     if array.ndim != 1 or h5py.check_string_dtype(array.dtype) is None:
-        what = f"is {array.dtype} {list(array.shape)}, not a list of names"
-        raise MalformedError(_path_of(array), _name_of(array), what, "write it again")
+        raise _malformed(array, f"is {array.dtype} {list(array.shape)}, not a list of names", "write it again")
     return [value.decode(errors="backslashreplace") for block in blocks(array) for value in block]
 
 
 def _item_in(parent: h5py.Group, name: str, kind: type[Item]) -> Item:
-    path, where = _path_of(parent), f"{_name_of(parent)}/{name}".lstrip("/")
+    path, where = parent.file.filename, f"{parent.name}/{name}".lstrip("/")
     try:
         item = parent[name]
     except Exception as error:
         raise MalformedError(path, where, _why_absent(parent, name, error)) from error
     if not isinstance(item, kind):
-        found = _KINDS.get(type(item), "something")
-        raise MalformedError(path, where, f"is {found} where {_KINDS[kind]} belongs")
+        raise MalformedError(path, where, f"is {_KINDS[type(item)]} where {_KINDS[kind]} belongs")
     return item
 
 
@@ -138,17 +136,8 @@ def _reading(item: h5py.Group | h5py.Dataset, part: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = f"cannot be read ({first_line(error)})"
-        raise MalformedError(_path_of(item), f"{part}{_name_of(item)}", what) from error
+        raise _malformed(item, f"cannot be read ({first_line(error)})", part=part) from error
 
 
-def _path_of(item: h5py.Group | h5py.Dataset) -> str:
-    with contextlib.suppress(Exception):
-        return item.file.filename
-    return "of unknown name"
-
-
-def _name_of(item: h5py.Group | h5py.Dataset) -> str:
-    with contextlib.suppress(Exception):
-        return str(item.name).lstrip("/") or "/"
-    return "something in it"
+def _malformed(item: h5py.Group | h5py.Dataset, what: str, *remedy: str, part: str = "") -> MalformedError:
+    return MalformedError(item.file.filename, f"{part}{str(item.name).lstrip('/') or '/'}", what, *remedy)

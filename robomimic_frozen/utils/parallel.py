@@ -6,12 +6,13 @@ import contextlib
 import functools
 import logging
 import multiprocessing
+import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]  # undocumented: what a Pool does
 from typing import Any, Protocol, TypeVar
 
 from robomimic_frozen.errors import RobomimicFrozenError
@@ -58,12 +59,9 @@ class ThisProcess:
 
 
 def retrying_map(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    executor: Executor | None = None,
-    retries: int = 1,
+    function: Callable[[Item], Result], items: Sequence[Item], executor: Executor | None = None, retries: int = 1,
     on_start: Callable[[int], object] = lambda index: None,
-) -> Generator[tuple[int, Result | Exception]]:
+) -> Generator[tuple[int, Result | Exception]]:  # fmt: skip
     """Yield (i, function(items[i])) for all items as they come, whatever happens to the workers that compute them.
 
     A task whose worker died, or that raised, is tried again in a new worker; after `retries` of that, the exception takes the place of
@@ -95,11 +93,9 @@ def retrying_map(
         hand_out()
         while running:
             future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
-            index, error = running.pop(future), future.exception()
-            if isinstance(error, RobomimicFrozenError) and not isinstance(error, WorkerDiedError):
-                raise error
+            index, result = running.pop(future), future.result()
             hand_out()  # before the caller does something with this result
-            yield index, future.result() if error is None else error  # type: ignore[misc]
+            yield index, result
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], executor: Executor | None = None) -> Generator[Result]:
@@ -117,14 +113,15 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], execu
                 expected += 1
 
 
-def _attempts(call: Call, function: Callable[[Item], Result], item: Item, retries: int) -> Result:
-    for _ in range(retries):
+def _attempts(call: Call, function: Callable[[Item], Result], item: Item, retries: int) -> Result | Exception:
+    for _ in range(1 + retries):
         try:
             return call(function, item)
         except Exception as error:
             if isinstance(error, RobomimicFrozenError) and not isinstance(error, WorkerDiedError):
                 raise
-    return call(function, item)
+            failure = error
+    return failure
 
 
 @functools.lru_cache(maxsize=1)
@@ -183,10 +180,6 @@ class Processes:
                     process.end()
 
 
-class _WorkerTraceback(Exception):
-    """Where in a worker an exception arose; its cause as far as the caller is concerned."""
-
-
 class _Process:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -199,14 +192,13 @@ class _Process:
         try:
             with contextlib.suppress(BrokenPipeError):  # that it has died is noticed when its answer is read
                 self._connection.send((function, item))
-            result, error, where = self._connection.recv()
+            result, error = self._connection.recv()
         except (EOFError, OSError) as ended:
             self._process.join()
-            code = self._process.exitcode
-            reason = f"a worker process died (exit code {code}; -9 is mostly lack of memory); try fewer workers"
-            raise WorkerDiedError(reason) from ended
+            reason = f"exit code {self._process.exitcode}; -9 is mostly lack of memory"
+            raise WorkerDiedError(f"a worker process died ({reason}); try fewer workers") from ended
         if error is not None:
-            raise error from _WorkerTraceback(where)
+            raise error
         return result
 
     def end(self) -> None:
@@ -219,12 +211,9 @@ def _serve(connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet_worker(), contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone, however it went
         while True:
-            answer: tuple[Any, Exception | None, str]
+            task = connection.recv_bytes()
             try:
-                function, item = connection.recv()
-                answer = function(item), None, ""
-            except EOFError:
-                return
+                function, item = pickle.loads(task)
+                connection.send((function(item), None))
             except Exception as error:
-                answer = None, error, traceback.format_exc()
-            connection.send(answer)
+                connection.send((None, ExceptionWithTraceback(error, error.__traceback__)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,14 +42,14 @@ class RayCluster:
         _connect(self._ray, address)
         self._resources = {"num_cpus": cpus, "num_gpus": gpus, "memory": int(memory_gb * _GIB)}
         try:
-            room = _room(self._ray.nodes(), {"CPU": cpus, "GPU": gpus, "memory": memory_gb * _GIB})
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            room = _room(nodes, {"CPU": cpus, "GPU": gpus, "memory": memory_gb * _GIB})
             if address != "local":
-                _check_nodes(self._ray)
+                _check_nodes(self._ray, nodes)
         except ConfigError:
             self.close()
             raise
-        self.workers = min(workers or room, room)
-        self.threads = max(1, int(cpus))
+        self.workers, self.threads = min(workers or room, room), max(1, int(cpus))
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Call]:
@@ -113,34 +113,28 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        if ":" in address:
-            _check_answers(address)
+        if ":" in address:  # HOST:PORT, at which Ray itself would try for minutes
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, TimeoutError and others
         reason = f"the Ray cluster {address} cannot be used ({first_line(error)})"
         raise ConfigError(f"{reason}; check that it is up and has the same versions of Ray and Python") from error
 
 
-def _check_answers(address: str) -> None:
-    """Raise OSError or ValueError unless something answers at HOST:PORT. Ray itself would try for minutes."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _room(nodes: Collection[Mapping[str, Any]], wanted: Mapping[str, float]) -> int:
-    """How many workers, each of which takes what is `wanted` of one node, the nodes have room for. Raises ConfigError if none."""
+def _room(nodes: Sequence[Mapping[str, Any]], wanted: Mapping[str, float]) -> int:
+    """Return how many workers, each of which takes what is `wanted` of one node, the nodes have room for. Raises ConfigError if none."""
     room = 0
     for node in nodes:
-        if node["Alive"]:
-            has = node["Resources"]
-            room += int(min((has.get(name, 0) / amount for name, amount in wanted.items() if amount), default=os.cpu_count() or 1))
+        parts = (node["Resources"].get(name, 0) / amount for name, amount in wanted.items() if amount)
+        room += int(min(parts, default=os.cpu_count() or 1))
     if room == 0:
         asked = f"{wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and {wanted['memory'] / _GIB:g} GB"
         raise ConfigError(f"no node of the Ray cluster has {asked} for a worker; ask for less, or add one")
     return room
 
 
-def _check_nodes(ray: Any) -> None:
+def _check_nodes(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
     """Raise ConfigError unless every node has the packages of this process."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -148,13 +142,10 @@ def _check_nodes(ray: Any) -> None:
     def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
         import importlib.metadata
 
-        def version(package: str) -> str | None:
-            try:
-                return importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                return None
-
-        found = {package: version(package) for package in packages}
+        found: dict[str, str | None] = dict.fromkeys(packages)
+        for package in packages:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[package] = importlib.metadata.version(package)
         if found["robomimic_frozen"] is not None:
             from robomimic_frozen.utils.machine import code_version
 
@@ -164,10 +155,9 @@ def _check_nodes(ray: Any) -> None:
     ours = versions(PACKAGES)
     ask = ray.remote(num_cpus=0)(versions)
     asked = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[node["NodeManagerAddress"]] = ask.options(scheduling_strategy=there).remote(PACKAGES)
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[node["NodeManagerAddress"]] = ask.options(scheduling_strategy=there).remote(PACKAGES)
     for address, answer in asked.items():
         try:
             theirs = ray.get(answer)
