@@ -1,5 +1,10 @@
 """Every error this package raises on purpose. Each message is one line: what is wrong, where, what to do next."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class RobomimicFrozenError(Exception):
     """Base of all errors below; the command line prints it as one line and exits with 1."""
@@ -49,6 +54,12 @@ class RemoteFileError(RobomimicFrozenError):
 
 class RenderingError(RobomimicFrozenError):
     """No OpenGL backend of this machine can render off screen."""
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str) -> str:
+    """Return the question whether the nearest of the known names was meant, or `otherwise` where none is near."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def first_line(error: BaseException) -> str:

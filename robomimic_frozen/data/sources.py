@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from robomimic_frozen.errors import DatasetError, first_line
+from robomimic_frozen.errors import DatasetError, did_you_mean, first_line
 from robomimic_frozen.plugins import hookimpl, provided
 from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.urls import is_url
@@ -62,8 +61,7 @@ def find_source(source: str) -> str | Path:
         return Path(source)
     sources = {known.name: known for known in provided("dataset_sources")}
     if source not in sources:
-        close = difflib.get_close_matches(source, sources, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the sets are {', '.join(sources)}"
+        hint = did_you_mean(source, sources, f"the sets are {', '.join(sources)}")
         raise DatasetError(f"{source} is neither a file nor a released set; {hint}")
     return sources[source].fetch()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.plugins import provided
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -66,7 +65,6 @@ def get_backbone(name: str) -> Backbone:
             return family.get(rest)
     backbones = available_backbones()
     if not isinstance(name, str) or name not in backbones:
-        close = difflib.get_close_matches(str(name), backbones, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(sorted(backbones))}"
+        hint = did_you_mean(name, backbones, f"choose one of: {', '.join(sorted(backbones))}")
         raise ConfigError(f"unknown backbone {name!r} in rgb_model_name; {hint}")
     return backbones[name]

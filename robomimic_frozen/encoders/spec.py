@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from robomimic_frozen.encoders.backbones import Backbone, get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
 from robomimic_frozen.encoders.readouts import get_readout
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
-from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.utils.files import fingerprint
 
 # The fields that a description has under the same names.
@@ -150,8 +149,7 @@ def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key FrozenResNetCore does not have, which robomimic would drop unseen, and for an unknown backbone."""
     for key in core_kwargs:
         if key not in (*CORE_KWARGS, "input_shape"):
-            close = difflib.get_close_matches(key, CORE_KWARGS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(CORE_KWARGS)}"
+            hint = did_you_mean(key, CORE_KWARGS, f"choose from: {', '.join(CORE_KWARGS)}")
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
     if "rgb_model_name" in core_kwargs:
         get_backbone(core_kwargs["rgb_model_name"])

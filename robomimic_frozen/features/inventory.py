@@ -56,8 +56,8 @@ def print_entries(root: str | Path | None) -> None:
     if remote is None:
         found = entries(root, checksums=False)
     else:
-        found = [Entry(Path(each.key), None, _purpose(each.metadata), each.num_bytes, each.written) for each in remote.all()]
-    for entry in found:
+        found = [Entry(Path(key), None, _purpose(what), *remote.size_and_time(key)) for key, what in remote.metadata().items()]
+    for entry in sorted(found, key=lambda entry: -entry.last_used):
         print(entry.summary())
     print(f"{len(found)} caches, {sum(entry.num_bytes for entry in found) / 2**20:.1f} MB")
 
@@ -99,9 +99,8 @@ def print_pruned(root: str | Path | None, unused_days: float | None, dry_run: bo
 
 
 def entries(root: str | Path | None, checksums: bool) -> list[Entry]:
-    """Return everything in the store at `root` (None: as in FeatureStore), the last used first. See `open_cache` for `checksums`."""
-    found = [_entry(folder, checksums) for folder in FeatureStore(root).root.glob("*") if folder.is_dir()]
-    return sorted(found, key=lambda entry: -entry.last_used)
+    """Return everything in the store at `root` (None: as in FeatureStore). See `open_cache` for `checksums`."""
+    return [_entry(folder, checksums) for folder in FeatureStore(root).root.glob("*") if folder.is_dir()]
 
 
 def _entry(folder: Path, checksums: bool) -> Entry:
@@ -130,7 +129,7 @@ def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) ->
     metadata, demos = cache.metadata, cache.metadata["demos"]
     index = min(range(len(demos)), key=lambda index: demos[index]["frames"])
     demo, first = demos[index], sum(demo["frames"] for demo in demos[:index])
-    source = ImageSource(dataset or Path(metadata["dataset"]), (demo["name"],), metadata["obs_key"])
+    source = ImageSource(dataset or metadata["dataset"], (demo["name"],), metadata["obs_key"])
     images = source.read(demo["name"])
     if image_digest(images) != demo["images"]:
         raise DatasetError(f"{source.path} has other images now than this cache was made from")

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from robomimic_frozen.errors import CacheUnavailableError
 from robomimic_frozen.utils.urls import PROBE, driver_errors_named, filesystem
 
 FEATURES, METADATA = "features.bin", "metadata.json"
-
-
-@dataclass(frozen=True)
-class RemoteCache:
-    """A cache, as a listing tells of it."""
-
-    key: str
-    metadata: dict[str, Any]  # as of `CachedFeatures`
-    num_bytes: int
-    written: float  # in seconds since the epoch
 
 
 class RemoteCaches:
@@ -74,15 +63,10 @@ class RemoteCaches:
             contents = self._files.cat(paths) if paths else {}
         return {path.split("/")[-2]: json.loads(content) for path, content in contents.items()}
 
-    def all(self) -> list[RemoteCache]:
-        """Return the complete ones, the last written first."""
-        found = []
-        for key, metadata in self.metadata().items():
-            folder = f"{self._path}/{key}"
-            with self._errors_named("read"):
-                written = self._files.modified(f"{folder}/{METADATA}").timestamp()
-                found.append(RemoteCache(key, metadata, self._files.du(folder), written))
-        return sorted(found, key=lambda cache: -cache.written)
+    def size_and_time(self, key: str) -> tuple[int, float]:
+        """Return the bytes of a cache, and when it was written, in seconds since the epoch."""
+        with self._errors_named("read"):
+            return self._files.du(f"{self._path}/{key}"), self._files.modified(f"{self._path}/{key}/{METADATA}").timestamp()
 
     def check_writable(self) -> None:
         """Write an empty file, for the error to come before hours of work, not after."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import zlib
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.errors import DatasetError, did_you_mean
 from robomimic_frozen.utils import hdf5
 
 
@@ -50,8 +49,7 @@ def _check_demo(path: str | Path, demo: h5py.Group, name: str, obs_keys: list[st
     present = [] if obs is None else hdf5.members(obs)
     for key in obs_keys:
         if obs is None or key not in present:
-            close = difflib.get_close_matches(key, present, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(present) or 'none'}"
+            hint = did_you_mean(key, present, f"it has: {', '.join(present) or 'none'}")
             raise DatasetError(
                 f"dataset {path} has no obs key {key!r} in {name}; {hint} "
                 "(set observation.modalities.obs, or render the images with robomimic-frozen data)"

@@ -88,12 +88,9 @@ def _key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]
 
 
 def ensure_features(
-    spec: EncoderSpec,
-    source: ImageSource,
-    executor: Executor | None = None,
-    root: str | Path | None = None,
+    spec: EncoderSpec, source: ImageSource, executor: Executor | None = None, root: str | Path | None = None,
     device: torch.device | None = None,
-) -> CachedFeatures:
+) -> CachedFeatures:  # fmt: skip
     """Return the features of images, extracted first where they are not in the cache. Arguments and errors as of `FeatureStore.get`."""
     return FeatureStore(root).get(source, spec, device, executor)
 

@@ -68,7 +68,7 @@ def train(
         select_gl_backend()
     with (
         tempfile.TemporaryDirectory() as folder,
-        # It would ask on stdin whether to delete existing runs; this one is then added beside them.
+        # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
         mock.patch("builtins.input", return_value="n"),
         mock.patch.object(torch, "save", _atomic_save(torch.save)),
         seeded_robosuite(config.train.seed),
@@ -193,16 +193,13 @@ class ResumableEpochs:
     Attributes:
         run_dir: folder of the run, in which the state is kept. To be set before the first epoch, as is `model`.
         model: the robomimic algo that is trained.
-
-    Raises:
-        ConfigError: there is nothing to resume in the folder `resume_from`, or its state cannot be read.
     """
 
     def __init__(self, seed: int, resume_from: Path | None) -> None:
         self.seed = seed
         self.run_dir: Path = resume_from or Path()
         self.model: Any = None
-        self._state = None if resume_from is None else _read_state(resume_from / STATE_FILE)
+        self._state = _read_state(resume_from / STATE_FILE) if resume_from is not None else None
 
     def __call__(self, first: int, stop: int) -> Iterator[int]:
         if self._state is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.simulation.gl import prepare_robosuite
 
@@ -62,9 +61,8 @@ def get_task(name: str) -> Task:
     """Return the task of this name, by whatever plugin. Raises ConfigError, which names those that there are."""
     known = {task.name: task for task in provided("tasks")}
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? The tasks" if close else "the tasks"
-        raise ConfigError(f"there is no task {name!r}; {hint} are {', '.join(known)}")
+        tasks = f"the tasks are {', '.join(known)}"
+        raise ConfigError(f"there is no task {name!r}; {did_you_mean(name, known, tasks)}")
     return known[name]
 
 

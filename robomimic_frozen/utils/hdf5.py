@@ -77,11 +77,7 @@ def attribute(item: h5py.Group, name: str) -> Any:
 
 
 def blocks(array: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Yield the rows of an array, some MB at a time.
-
-    Raises:
-        MalformedError: it cannot be read, or parts of it were never written, which HDF5 would read as zeros.
-    """
+    """Yield the rows of an array, some MB at a time. Raises MalformedError, also for what was never written and HDF5 reads as zeros."""
     with _reading(array):
         written = _is_written(array)
     if not written:
