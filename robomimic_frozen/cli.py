@@ -263,10 +263,10 @@ def _cache(arguments: Namespace) -> None:
     ("checkpoint", {"type": Path, "metavar": "CKPT"}),
     flag("--config", "print the whole config of its run as JSON instead", False))  # fmt: skip
 def _info(arguments: Namespace) -> None:
-    from robomimic_frozen.policies.checkpoints import checkpoint_config, describe_checkpoint
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint, read_checkpoint
 
     if arguments.config:
-        print(checkpoint_config(arguments.checkpoint))
+        print(read_checkpoint(arguments.checkpoint, "CKPT")["config"])
         return
     for name, value in describe_checkpoint(arguments.checkpoint):
         print(f"{name:24}{value}")

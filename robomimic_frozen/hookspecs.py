@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from robomimic_frozen.policies.networks import VelocityNetwork
     from robomimic_frozen.simulation.tasks import Task
 
-GROUP: Final = "robomimic_frozen"
-"""Name of the entry-point group by which an installed package is found."""
-
+GROUP: Final = "robomimic_frozen"  # the entry-point group by which an installed package is found
 hookspec: Final = pluggy.HookspecMarker(GROUP)
 hookimpl: Final = pluggy.HookimplMarker(GROUP)
 

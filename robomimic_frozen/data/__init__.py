@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +13,6 @@ __all__ = ["DemoSummary", "generate_demos"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("robomimic_frozen.data.demos"), name)
+    from robomimic_frozen.data import demos
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return getattr(demos, name)

@@ -15,10 +15,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _in_one_piece(network: nn.Module) -> Iterable[nn.Module]:
-    return (network,)
-
-
 @dataclass(frozen=True)
 class Backbone:
     """An image network without its classifier, as a plugin's `frozen_backbones` hook describes it."""
@@ -30,7 +26,7 @@ class Backbone:
     fetch_weights: Callable[[], Path] | None
     stages: tuple[str, ...] = ("final",)  # names of its stages, in the order in which images pass them
     # The network in pieces, one for each stage: normalised images [B, 3, H, W] -> [B, C, h, w] or [B, C], and so on.
-    split: Callable[[nn.Module], Iterable[nn.Module]] = _in_one_piece
+    split: Callable[[nn.Module], Iterable[nn.Module]] = lambda network: (network,)
     feature_stage: str | None = None  # the stage whose activation is the feature unless a config says otherwise; None for the last
     pool: str = "avg"  # the readout of its map unless a config says otherwise
     mean: tuple[float, float, float] = IMAGENET_MEAN  # channel means of the images it was pretrained on, in [0, 1]

@@ -24,21 +24,13 @@ class FrozenResNetCore(EncoderCore):
 
     # robomimic looks at this signature and drops what is not in it, so every key is spelt out.
     def __init__(
-        self,
-        input_shape: Sequence[int],
-        rgb_model_name: str = EncoderSpec.rgb_model_name,
-        pretrained_encoder: bool = EncoderSpec.pretrained_encoder,
-        freeze_encoder: bool | str = EncoderSpec.freeze_encoder,
-        emb_dim: int = 256,
-        weights: str | None = EncoderSpec.weights,
-        imagenet_norm: bool = EncoderSpec.imagenet_norm,
-        resize_shape: Sequence[int] | None = EncoderSpec.resize_shape,
-        crop_shape: Sequence[int] | None = EncoderSpec.crop_shape,
-        random_crop: bool = EncoderSpec.random_crop,
-        feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
-        pool: str | None = EncoderSpec.pool,
-        grid_size: Sequence[int] = EncoderSpec.grid_size,
-    ) -> None:
+        self, input_shape: Sequence[int], rgb_model_name: str = EncoderSpec.rgb_model_name,
+        pretrained_encoder: bool = EncoderSpec.pretrained_encoder, freeze_encoder: bool | str = EncoderSpec.freeze_encoder,
+        emb_dim: int = 256, weights: str | None = EncoderSpec.weights, imagenet_norm: bool = EncoderSpec.imagenet_norm,
+        resize_shape: Sequence[int] | None = EncoderSpec.resize_shape, crop_shape: Sequence[int] | None = EncoderSpec.crop_shape,
+        random_crop: bool = EncoderSpec.random_crop, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
+        pool: str | None = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size,
+    ) -> None:  # fmt: skip
         super().__init__(input_shape=input_shape)
         spec = EncoderSpec(
             rgb_model_name=rgb_model_name, pretrained_encoder=pretrained_encoder, freeze_encoder=freeze_encoder, weights=weights,

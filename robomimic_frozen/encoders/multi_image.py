@@ -52,25 +52,14 @@ class MultiImageObsEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        shape_meta: Mapping[str, Any],
-        rgb_model_name: str | nn.Module = EncoderSpec.rgb_model_name,
-        emb_dim: int = 256,
-        resize_shape: Shape | Mapping[str, Shape] | None = None,
-        crop_shape: Shape | Mapping[str, Shape] | None = None,
-        random_crop: bool = EncoderSpec.random_crop,
-        use_group_norm: bool = False,
-        share_rgb_model: bool = False,
-        imagenet_norm: bool = EncoderSpec.imagenet_norm,
-        use_seq: bool = False,
-        keep_horizon_dims: bool = False,
-        pretrained: bool = EncoderSpec.pretrained_encoder,
-        freeze_rgb_encoder: bool | str = EncoderSpec.freeze_encoder,
-        weights: str | Path | None = EncoderSpec.weights,
-        feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
-        pool: str | None = EncoderSpec.pool,
-        grid_size: Sequence[int] = EncoderSpec.grid_size,
-    ) -> None:
+        self, shape_meta: Mapping[str, Any], rgb_model_name: str | nn.Module = EncoderSpec.rgb_model_name, emb_dim: int = 256,
+        resize_shape: Shape | Mapping[str, Shape] | None = None, crop_shape: Shape | Mapping[str, Shape] | None = None,
+        random_crop: bool = EncoderSpec.random_crop, use_group_norm: bool = False, share_rgb_model: bool = False,
+        imagenet_norm: bool = EncoderSpec.imagenet_norm, use_seq: bool = False, keep_horizon_dims: bool = False,
+        pretrained: bool = EncoderSpec.pretrained_encoder, freeze_rgb_encoder: bool | str = EncoderSpec.freeze_encoder,
+        weights: str | Path | None = EncoderSpec.weights, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
+        pool: str | None = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shapes, self.rgb_keys, self.low_dim_keys = _read_shape_meta(shape_meta)
         self.emb_dim = self.output_dim = emb_dim

@@ -82,9 +82,12 @@ class EncoderSpec:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a listed backbone by its name: a worker has its plugin, and functions of a plugin need not be picklable."""
-        values = [getattr(self, each.name) for each in fields(self)]
-        listed = self.backbone.name == self.rgb_model_name and _is_listed(self.rgb_model_name)
-        return EncoderSpec, tuple(values[:-1] if listed else values)
+        values = tuple(getattr(self, each.name) for each in fields(self))
+        try:
+            get_backbone(self.rgb_model_name)
+        except ConfigError:
+            return EncoderSpec, values
+        return EncoderSpec, values[:-1]
 
     def __deepcopy__(self, memo: dict) -> EncoderSpec:
         return self  # nothing in it changes
@@ -153,14 +156,6 @@ def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
     if "rgb_model_name" in core_kwargs:
         get_backbone(core_kwargs["rgb_model_name"])
-
-
-def _is_listed(name: str) -> bool:
-    try:
-        get_backbone(name)
-    except ConfigError:
-        return False
-    return True
 
 
 def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:

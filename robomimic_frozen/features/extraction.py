@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE: Final = 128
 SAFE_SIMILARITY: Final = 0.999
 _SAMPLE_IMAGES: Final = 32
-# Of malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def extract_demo(
@@ -66,8 +64,8 @@ def _keep_freed_memory() -> None:
     """Let glibc keep up to 256 MB of what is freed. Otherwise the system takes it back and clears it anew for every batch."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # where there is no glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most it takes; setting either ends their adaptation
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**28)
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most it takes; setting either ends their adaptation
+        libc.mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
 
 
 class FeatureExtraction:

@@ -39,8 +39,7 @@ from robomimic_frozen.utils.urls import LOCAL, is_url
 logger = logging.getLogger(__name__)
 
 PROGRESS, PARTIAL = "progress.jsonl", ".partial"
-DAMAGED: Final = (OSError, ValueError, KeyError, TypeError)
-"""What `open_cache` raises for a cache that is not whole."""
+DAMAGED: Final = (OSError, ValueError, KeyError, TypeError)  # what `open_cache` raises for a cache that is not whole
 
 
 @dataclass(frozen=True)

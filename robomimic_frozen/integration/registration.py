@@ -22,5 +22,5 @@ def register() -> None:
 
 @hookimpl
 def robomimic_components() -> None:
-    for module in ("config", "encoders.core", "policies.fbc", "policies.bc"):
+    for module in ("config", "encoders.core", "policies.fbc", "policies.frozen_algo"):
         importlib.import_module(f"robomimic_frozen.{module}")

@@ -119,11 +119,6 @@ def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     return [*rows, ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
 
 
-def checkpoint_config(path: Path) -> str:
-    """Return the config of a checkpoint's run, as JSON. Raises ConfigError if `path` is no robomimic checkpoint."""
-    return read_checkpoint(path, "CKPT")["config"]
-
-
 def count_parameters(state: Mapping[str, Any]) -> tuple[int, int]:
     """Return (all, trainable) parameters in the state of a policy's networks, what cameras share counted once."""
     policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_NO_PARAMETERS)}

@@ -1,4 +1,4 @@
-"""What the algorithms over cached features share, as a mixin for robomimic's own."""
+"""What the algorithms over cached features share, as a mixin for robomimic's own, and `"algo_name": "bc_frozen"` made with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
+from robomimic.algo import algo_name_to_factory_func, register_algo_factory_func
 
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import upgraded
@@ -79,3 +80,10 @@ class FrozenAlgo:
 
 def _is_feature(key: str, value: Any) -> bool:
     return ObsUtils.key_is_obs_modality(key, "rgb") and value.shape[-2:] == (1, 1)
+
+
+@register_algo_factory_func("bc_frozen")
+def bc_frozen(algo_config: Any) -> tuple[type, dict]:
+    """Return the class robomimic's `bc` would build for this config, with batches of features."""
+    stock_class, kwargs = algo_name_to_factory_func("bc")(algo_config)
+    return type(f"{stock_class.__name__}Frozen", (FrozenAlgo, stock_class), {}), kwargs

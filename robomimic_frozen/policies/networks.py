@@ -51,10 +51,9 @@ class MLPVelocity(nn.Module):
 class VelocityNetwork:
     """A velocity network, as a plugin's `velocity_networks` hook describes it."""
 
-    name: str
-    """What `algo.network` says."""
+    name: str  # what `algo.network` says
+    # (action_dim A, horizon H, condition_dim C, `algo.network_kwargs`) -> module: x_t [B, H, A], t [B], condition [B, C] -> [B, H, A].
     build: Callable[[int, int, int, Any], nn.Module]
-    """(action_dim A, horizon H, condition_dim C, `algo.network_kwargs`) -> module: x_t [B, H, A], t [B], condition [B, C] -> [B, H, A]."""
 
 
 def get_velocity_network(name: str) -> VelocityNetwork:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 OURS: Final = "robomimic_frozen"
-PACKAGES: Final = (OURS, "robomimic", "robosuite", "mujoco", "torch", "torchvision", "numpy", "h5py")
-"""Those whose versions a result may depend on."""
+PACKAGES: Final = (OURS, "robomimic", "robosuite", "mujoco", "torch", "torchvision", "numpy", "h5py")  # on which a result may depend
 
 
 def installed_version(package: str) -> str | None:
