@@ -1,0 +1,31 @@
+"""What the documents name exists: files they link to, functions of the walk, tests of the examples."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(document):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_walk_of_one_image_names_functions_that_exist_none_twice():
+    walk = re.findall(r"^\d+\. `([\w.]+)` in `([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert 10 <= len(walk) <= 15 and len(set(walk)) == len(walk)
+    for name, file in walk:
+        *owner, function = name.split(".")
+        source = (ROOT / "robomimic_frozen" / file).read_text()
+        assert re.search(rf"^ *def {function}\(", source, re.MULTILINE), (name, file)
+        assert all(re.search(rf"^class {each}\b", source, re.MULTILINE) for each in owner), (name, file)
+
+
+def test_the_examples_of_contributing_name_tests_that_exist():
+    examples = re.findall(r"`(test_\w+)` in\s+`(tests/\w+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(examples) >= 5
+    assert [name for name, file in examples if f"def {name}(" not in (ROOT / file).read_text()] == []
