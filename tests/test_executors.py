@@ -191,7 +191,7 @@ def test_a_worker_that_no_node_has_room_for_is_refused(cluster):
         RayCluster(address=cluster.address, cpus=64)
 
 
-def test_a_node_with_another_package_is_named(cluster, monkeypatch):
+def test_a_node_with_another_package_is_named(cluster, two_nodes, monkeypatch):
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "robosuite" else version(name))
     with pytest.raises(ConfigError, match=r"Ray node [\d.]+ has robosuite 1\..*; install there what is here, robosuite 0.0.1"):
