@@ -88,10 +88,10 @@ def test_what_fails_twice_is_reported_and_the_rest_goes_on(executor):
     assert isinstance(results[2], ValueError) and "physics is unstable" in str(results[2])
 
 
-@pytest.mark.fault("workers of a Ray cluster that die one after the other before they do anything", "others are started")
-def test_workers_that_die_one_after_the_other_on_ray_are_replaced(two_nodes, log):
+@pytest.mark.fault("workers that die one after the other before they do anything", "others are started, and do all tasks")
+def test_workers_that_die_one_after_the_other_before_they_do_anything_are_replaced(executor, log):
     # As where Ray places a task on a node that is lost, and again before it notices.
-    assert dict(retrying_map(functools.partial(die_at_first, log, 3), range(3), two_nodes)) == {0: 0, 1: -1, 2: -2}
+    assert dict(retrying_map(functools.partial(die_at_first, log, 3), range(3), executor)) == {0: 0, 1: -1, 2: -2}
 
 
 def test_workers_that_never_get_ready_end_in_an_error(log):

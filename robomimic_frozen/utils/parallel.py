@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ def retrying_map(
 ) -> Generator[tuple[int, Result | Exception]]:  # fmt: skip
     """Yield (i, function(items[i])) for all items as they come, whatever happens to the workers that compute them.
 
-    A task whose worker died, or that raised, is tried again in a new worker; after `retries` of that, the exception takes the place of
-    its result. No worker is ahead of the caller by more than one result, and workers end with the iterator.
+    A task that raised, or whose worker died, is tried again in a new worker. After `retries` of the one, or three times as many of the
+    other, the exception takes the place of its result. No worker is ahead of the caller by more than one result; all end with the iterator.
 
     Args:
         function: picklable, as are items and results; what it computes must not depend on earlier items.
@@ -114,14 +115,17 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], execu
 
 
 def _attempts(call: Call, function: Callable[[Item], Result], item: Item, retries: int) -> Result | Exception:
-    for _ in range(1 + retries):
+    failures = Counter[bool]()
+    while True:
         try:
             return call(function, item)
         except Exception as error:
-            if isinstance(error, RobomimicFrozenError) and not isinstance(error, WorkerDiedError):
+            died = isinstance(error, WorkerDiedError)
+            if isinstance(error, RobomimicFrozenError) and not died:
                 raise
-            failure = error
-    return failure
+            failures[died] += 1
+            if failures[died] > retries * (3 if died else 1):  # a worker may have died before it began the task
+                return error
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,8 +15,6 @@ from robomimic_frozen.utils.parallel import Call, WorkerDiedError, quiet_worker,
 
 # Of these, what this process has set is set for workers as well.
 _ENVIRONMENT: Final = ("MUJOCO_GL", "LP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME")
-# A task whose worker or node is lost is given to another one so often. Ray may place it on a lost node again before it notices.
-_MAX_RETRIES: Final = 2
 _GIB: Final = 2**30
 
 
@@ -56,7 +54,7 @@ class RayCluster:
         ray = self._ray
         # Not as Ray's runtime_env: no process that it has started beforehand would serve.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        task = ray.remote(_run).options(**self._resources, max_retries=_MAX_RETRIES)
+        task = ray.remote(_run).options(**self._resources, max_retries=1)  # which the caller's come on top of
         owed: set[Any] = set()
 
         def call(function: Callable[[Any], Any], item: Any) -> Any:
