@@ -25,6 +25,7 @@ from robomimic_frozen.data.operators import CLOSE, GROUPS, LIFT, OPEN, OPERATORS
 from robomimic_frozen.errors import ConfigError, DatasetError, RenderingError
 from robomimic_frozen.plugins import hookimpl, plugin_manager
 from robomimic_frozen.simulation.tasks import Task, make_camera_env, make_physics_env
+from robomimic_frozen.utils.parallel import ThisProcess
 
 SMALL = {"seed": 3, "camera_names": ("agentview",), "image_size": 32, "progress": False}
 NUM_DEMOS = 2
@@ -182,7 +183,8 @@ class OneHand:
 
 
 @pytest.mark.sim
-def test_a_task_of_a_plugin_is_shown_by_its_operators(tmp_path, request):
+def test_a_task_of_a_plugin_is_shown_by_its_operators(tmp_path, request, monkeypatch):
+    monkeypatch.setattr("robomimic_frozen.data.demos.Processes", lambda workers: ThisProcess())  # a worker takes longer to start
     plugin = OneHand()
     plugin_manager().register(plugin)
     request.addfinalizer(lambda: plugin_manager().unregister(plugin))

@@ -59,8 +59,9 @@ def write_plan(tmp_path):
 
 @pytest.mark.sim
 def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path, monkeypatch):
-    # A process for each of four evaluations would take as long as they do; the films have one each.
-    monkeypatch.setattr("robomimic_frozen.study.study.Processes", lambda workers: ThisProcess())
+    # A process for each of six evaluations would take longer than they do.
+    for module in ("study", "report"):
+        monkeypatch.setattr(f"robomimic_frozen.study.{module}.Processes", lambda workers: ThisProcess())
     out = tmp_path / "out"
     plan = read_plan(write_plan(**content(lift_dataset)))
     run_study(plan, out, ThisProcess(), 1)
