@@ -86,7 +86,7 @@ def _fine_tuning(job: Job, backbone: str) -> dict[str, Job]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet34", "resnet50"])
-    parser.add_argument("--steps", type=int, default=6, help="rounds: one step of (a) to (c) each, and 100 of (d) and (e)")
+    parser.add_argument("--steps", type=int, default=6, help="rounds: one step of (a) to (c) each (10 on a GPU), and 100 of (d) and (e)")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--cameras", type=int, default=2)
     parser.add_argument("--image-size", type=int, default=84, help="of the generated dataset; cropped to 8 less")
@@ -132,7 +132,8 @@ def _measure(jobs: dict[str, Job], rounds: int) -> dict[str, dict[str, Any]]:
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, (connection, _, _) in workers.items():
-            connection.send(100 if jobs[name].variant.startswith("cached") else 1)
+            slow = 1 if jobs[name].device == "cpu" else 10
+            connection.send(100 if jobs[name].variant.startswith("cached") else slow)
             took = connection.recv()
             if number:  # the first round warms up
                 seconds[name].append(took)

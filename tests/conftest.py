@@ -35,7 +35,11 @@ LONGEST_FILES = (
 DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py", "test_hostile_folders.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if needing_gpu and not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=needing_gpu)
+        items[:] = [item for item in items if item not in needing_gpu]
     for item in items:
         if not item.get_closest_marker("sim"):
             item.add_marker(pytest.mark.unit)

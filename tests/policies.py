@@ -59,11 +59,11 @@ def make_config(**algo: Any):
     return config
 
 
-def make_policy(config=None, shapes=OBS_SHAPES):
-    """The algo robomimic builds for `config`, on the CPU."""
+def make_policy(config=None, shapes=OBS_SHAPES, device="cpu"):
+    """The algo robomimic builds for `config`."""
     config = config or make_config()
     ObsUtils.initialize_obs_utils_with_config(config)
-    return algo_factory("fbc_frozen", config, dict(shapes), ACTION_DIM, torch.device("cpu"))
+    return algo_factory("fbc_frozen", config, dict(shapes), ACTION_DIM, torch.device(device))
 
 
 def make_batch(policy, size: int = 4) -> dict[str, Any]:
