@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from robomimic.envs.env_robosuite import EnvRobosuite
 
 MAX_ATTEMPTS: Final = 20
-# Steps that an episode goes on after its first success, so that a policy also sees what holding it looks like.
-HOLD_STEPS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def make_episode(task: Task, camera_names: tuple[str, ...], image_size: int, see
     for attempt in range(MAX_ATTEMPTS):
         env_seed, policy_seed = episode_seeds(seed, index, attempt)
         policy = task.make_policy(operator, np.random.default_rng(policy_seed))
-        outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task.horizon)
+        outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task)
         if outcome is not None:
             return _record(env, operator, attempt + 1, *outcome)
     raise DatasetError(
@@ -77,7 +75,7 @@ def episode_seeds(seed: int, index: int, attempt: int) -> tuple[int, int]:
     return int(env_seed), int(policy_seed)
 
 
-def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, horizon: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
     """Let a policy try once, in an environment without cameras, from a new start.
 
     Returns:
@@ -87,13 +85,13 @@ def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, horizon: int) -> tu
     start = env.get_state()
     # Dataset playback begins like this; the controllers would otherwise remember the start as reset() left it.
     obs = env.reset_to(start)
-    states, actions, steps_left = [], [], horizon
+    states, actions, steps_left = [], [], task.horizon
     while steps_left > 0:
         states.append(env.get_state()["states"])
         actions.append(policy(obs))
         obs, _, _, _ = env.step(actions[-1])
         if env.is_success()["task"]:
-            steps_left = min(steps_left, HOLD_STEPS + 1)
+            steps_left = min(steps_left, task.hold_steps + 1)
         steps_left -= 1
     if not env.is_success()["task"]:
         return None

@@ -46,6 +46,7 @@ class Task:
         horizon: steps after which an attempt has failed.
         operators: demonstration i is shown by operator i modulo their number.
         make_policy: makes what acts for an operator in one episode, observation -> action, with this source of random numbers.
+        hold_steps: steps that a demonstration goes on after its first success, so that a policy also sees what comes then.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Task:
     horizon: int
     operators: tuple[Operator, ...]
     make_policy: Callable[[Any, np.random.Generator], Policy]
+    hold_steps: int = 8
 
 
 def get_task(name: str) -> Task:
