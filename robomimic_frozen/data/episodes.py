@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,8 @@ from robomimic_frozen.utils.parallel import worker_state
 
 if TYPE_CHECKING:
     from robomimic.envs.env_robosuite import EnvRobosuite
+
+    from robomimic_frozen.simulation.cameras import CameraGate
 
 MAX_ATTEMPTS: Final = 20
 
@@ -40,26 +43,35 @@ def make_episode(task: Task, camera_names: tuple[str, ...], image_size: int, see
         ConfigError: a camera does not exist.
         DatasetError: the operator failed too often, or the simulation does not repeat itself.
     """
-    env = worker_state(tasks.make_camera_env, task.env_name, camera_names, image_size)
+    env, gate = worker_state(_filmed, task.env_name, camera_names, image_size)
     operator = task.operators[index % len(task.operators)]
     for attempt in range(MAX_ATTEMPTS):
         env_seed, policy_seed = episode_seeds(seed, index, attempt)
         policy = task.make_policy(operator, np.random.default_rng(policy_seed))
         outcome = attempt_episode(tasks.make_physics_env(task.env_name, env_seed), policy, task)
         if outcome is not None:
-            return _record(env, operator, attempt + 1, *outcome)
+            return _record(env, gate, operator, attempt + 1, *outcome)
     raise DatasetError(
         f"operator {operator.name} did not solve {task.name} in {MAX_ATTEMPTS} attempts (demonstration {index}); "
         "its proficiency does not fit this version of robosuite"
     )
 
 
+def _filmed(env_name: str, camera_names: tuple[str, ...], image_size: int) -> tuple[EnvRobosuite, CameraGate]:
+    # A software renderer would start a thread for every core, and is no faster for it.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    from robomimic_frozen.simulation.cameras import CameraGate, KeptRenderer
+
+    env = tasks.make_camera_env(env_name, camera_names, image_size)
+    return env, CameraGate(env.env, KeptRenderer())
+
+
 def _record(
-    env: EnvRobosuite, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray
+    env: EnvRobosuite, gate: CameraGate, operator: Operator, attempts: int, start: dict[str, Any], states: np.ndarray, actions: np.ndarray
 ) -> Episode:
-    observations, rewards = [env.reset_to(start)], []
+    observations, rewards = [gate.reset_to(env.reset_to, start)], []
     for expected, action in zip(states, actions, strict=True):
-        if not np.array_equal(env.get_state()["states"], expected):
+        if not np.array_equal(_state(env), expected):
             raise DatasetError("the simulation did not repeat itself when played again with cameras")
         obs, reward, _, _ = env.step(action)
         observations.append(obs)
@@ -67,6 +79,11 @@ def _record(
     stacked = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
     model = tasks.portable_model(start["model"])
     return Episode(operator, attempts, model, states, actions, np.array(rewards, dtype=np.float64), stacked, tasks.env_args(env))
+
+
+def _state(env: EnvRobosuite) -> np.ndarray:
+    """Return what `get_state` calls `states` [S], without the text of the model, which it writes each time."""
+    return np.array(env.env.sim.get_state().flatten())
 
 
 def episode_seeds(seed: int, index: int, attempt: int) -> tuple[int, int]:
@@ -87,7 +104,7 @@ def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, task: Task) -> tupl
     obs = env.reset_to(start)
     states, actions, steps_left = [], [], task.horizon
     while steps_left > 0:
-        states.append(env.get_state()["states"])
+        states.append(_state(env))
         actions.append(policy(obs))
         obs, _, _, _ = env.step(actions[-1])
         if env.is_success()["task"]:

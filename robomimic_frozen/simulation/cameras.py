@@ -1,9 +1,9 @@
-"""Environments that play many episodes: cameras render only when somebody looks, the renderer is kept, and resets take a seed."""
+"""Environments that play many episodes: cameras render what is looked at, the renderer is kept, resets take a seed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -13,9 +13,29 @@ import robosuite.environments.base
 import torch
 from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
+from robomimic_frozen.simulation.culling import seen_geoms
+
 # What MuJoCo's mjr_makeContext reads of a model, besides the sizes of geoms of these types.
 _ASSETS = ("tex_", "mesh_", "hfield_", "skin_", "mat_")
 _DRAWN_FROM_LISTS = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_MESH)
+
+
+class CulledRenderContext(MjRenderContextOffscreen):
+    """Renders the images of robosuite's own, bit for bit, and spares itself the geoms that the camera does not see."""
+
+    def render(self, width: int, height: int, camera_id: int | None = None, segmentation: bool = False) -> None:
+        """Render one camera, as `sim.render` asks for it; free cameras as robosuite does."""
+        model, unused = self.model._model, np.flatnonzero(self.vopt.geomgroup == 0)
+        if camera_id is None or camera_id < 0 or not len(unused):
+            super().render(width, height, camera_id, segmentation)
+            return
+        groups = model.geom_group.copy()
+        drawn = self.vopt.geomgroup[groups] != 0
+        model.geom_group[drawn & ~seen_geoms(model, self.data._data, camera_id, width / height, drawn)] = unused[0]
+        try:
+            super().render(width, height, camera_id, segmentation)
+        finally:
+            model.geom_group[:] = groups
 
 
 class KeptRenderer:
@@ -30,7 +50,7 @@ class KeptRenderer:
 
     def _of(self, sim: Any, device_id: int) -> Any:
         if self._context is None or not have_the_same_assets(self._context.model._model, sim.model._model):
-            self._context = MjRenderContextOffscreen(sim, device_id)
+            self._context = CulledRenderContext(sim, device_id)
             return self._context
         context = self._context
         context.gl_ctx.make_current()
@@ -102,6 +122,13 @@ class CameraGate:
                 yield
         finally:
             self.is_open, env.use_camera_obs, env.has_offscreen_renderer = True, has_cameras, has_renderer
+
+
+    def reset_to(self, reset_to: Callable[[Mapping[str, Any]], Any], state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Do as robomimic's `reset_to` with a `model`, but render when the state that is asked for has been reached, not on the way."""
+        with self.closed():
+            reset_to({key: value for key, value in state.items() if key != "states"})
+        return reset_to({"states": state["states"]})
 
 
 class SeededResets:

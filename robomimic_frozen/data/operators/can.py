@@ -7,7 +7,13 @@ from typing import Final
 import numpy as np
 
 from robomimic_frozen.data.operators.scripted import (
-    Obs, ScriptedOperator, ScriptedPolicy, carried, fingers_rest, heading, turn_hand,
+    Obs,
+    ScriptedOperator,
+    ScriptedPolicy,
+    carried,
+    fingers_rest,
+    heading,
+    turn_hand,
 )  # fmt: skip
 from robomimic_frozen.simulation.tasks import Task
 
@@ -44,7 +50,7 @@ class CanPolicy(ScriptedPolicy):
         if not fingers_rest(obs):
             return self.to_object(obs)
         to_place = PLACE - obs["object"][7:10]
-        return carried(to_place, CARRY, off_side=np.linalg.norm(to_place[:2]) - 0.03)
+        return carried(to_place, CARRY, off_side=float(np.linalg.norm(to_place[:2])) - 0.03)
 
     def turn(self, obs: Obs) -> np.ndarray:
         outwards = obs["robot0_eef_pos"][:2] - BASE

@@ -8,7 +8,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from robomimic_frozen.data.operators.scripted import (
-    Obs, ScriptedOperator, ScriptedPolicy, carried, fingers_rest, heading, turn_hand,
+    Obs,
+    ScriptedOperator,
+    ScriptedPolicy,
+    carried,
+    fingers_rest,
+    heading,
+    turn_hand,
 )  # fmt: skip
 from robomimic_frozen.simulation.tasks import Task
 
@@ -59,7 +65,7 @@ class SquarePolicy(ScriptedPolicy):
         return turn_hand(obs, 0.0 if _is_on_peg(obs) else self._yaw(obs), lean=np.zeros(3))
 
     def _yaw(self, obs: Obs) -> float:
-        """Return how far to turn the hand: its fingers across the handle, then the handle towards the robot, for the arm is too short else."""
+        """Return how far to turn the hand: its fingers across the handle, then the handle to the robot: the arm is short."""
         nut = heading(obs["object"][10:14])
         # The last joint stops at -2.1 and 3.7 rad of the hand's heading.
         hand = (heading(obs["robot0_eef_quat"]) + 2.1) % (2 * np.pi) - 2.1
