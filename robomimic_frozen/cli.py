@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from robomimic_frozen.cli_flags import COMMANDS, CONFIG, NEXT_OBS, PARSER, SET, command, executor_flags, executor_of, flag, require_positive
+from robomimic_frozen.cli_flags import (
+    COMMANDS,
+    CONFIG,
+    NEXT_OBS,
+    PARSER,
+    SET,
+    TASK,
+    command,
+    executor_flags,
+    executor_of,
+    flag,
+    require_positive,
+)
 from robomimic_frozen.data.sources import RELEASED, default_view, find_source
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
@@ -53,11 +65,12 @@ def _run(words: list[str]) -> int:
         return 130
 
 
-@command("quickstart", "demonstrations -> training -> rollouts on Lift, in minutes",
-    "Make scripted Lift demonstrations, train a policy on frozen ImageNet features with robomimic's own train.py, roll it out in "
+@command("quickstart", "demonstrations -> training -> rollouts, in minutes",
+    "Make scripted demonstrations of a task, train a policy on frozen ImageNet features with robomimic's own train.py, roll it out in "
     "parallel, as `eval` does, and sum up in OUT/summary.json.",
-    flag("--out", "folder for all results (%(default)s)", Path("runs/quickstart")),
-    flag("--demos", "demonstrations to train on (%(default)s)", 24),
+    TASK,
+    flag("--out", "folder for all results (runs/quickstart/TASK)", type=Path),
+    flag("--demos", "demonstrations to train on (as the task says: 24 of lift, 40 of can and square)", type=int),
     flag("--rollouts", "rollouts to judge the policy by (%(default)s)", 10),
     flag("--seed", "of demonstrations and training (%(default)s)", 0),
     flag("--workers", "processes that make demonstrations and roll out", os.cpu_count()))  # fmt: skip
@@ -66,16 +79,18 @@ def _quickstart(arguments: Namespace) -> None:
     register()
     from robomimic_frozen.study.quickstart import quickstart
 
-    quickstart(arguments.out, arguments.demos, arguments.rollouts, arguments.seed, arguments.workers)
+    out = arguments.out or Path("runs", "quickstart", arguments.task)
+    quickstart(out, arguments.task, arguments.demos, arguments.rollouts, arguments.seed, arguments.workers)
 
 
 @command("demos", "scripted demonstrations as a robomimic dataset",
     "Make a robomimic HDF5 file of successful demonstrations by scripted operators of different skill.",
-    flag("--task", "what they show: lift, or a task of a plugin (%(default)s)", "lift"),
+    TASK,
     flag("--out", "file to write (TASK_demos.hdf5)", type=Path),
     flag("--num", "demonstrations (%(default)s)", 60),
     flag("--seed", "the same seed gives the same file (%(default)s)", 0),
     flag("--workers", "parallel processes (all cores)", os.cpu_count()),
+    flag("--cameras", "cameras to record (those of the task)", nargs="+", metavar="NAME"),
     flag("--image-size", "height and width of images in pixels (84, or what the task of a plugin says)", type=int),
     NEXT_OBS)  # fmt: skip
 def _demos(arguments: Namespace) -> None:
@@ -83,9 +98,9 @@ def _demos(arguments: Namespace) -> None:
 
     out = arguments.out or Path(f"{arguments.task}_demos.hdf5")
     require_writable(out.parent)
-    how = {"image_size": arguments.image_size, "next_obs": arguments.next_obs, "task": arguments.task}
+    how = {"camera_names": arguments.cameras, "image_size": arguments.image_size, "next_obs": arguments.next_obs, "task": arguments.task}
     summary = generate_demos(out, arguments.num, arguments.seed, arguments.workers, **how)
-    print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames")
+    print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames, of {summary.attempts} attempts")
 
 
 @command("data", "image dataset of robomimic's released demonstrations, or of your own",

@@ -51,6 +51,7 @@ CONFIG: Final = (
     flag("--dataset", "HDF5 dataset"),
     SET,
 )
+TASK: Final = flag("--task", "lift, can, square, or a task of a plugin (%(default)s)", "lift")
 NEXT_OBS: Final = flag("--next-obs", "also store next_obs, which offline RL needs", False)
 _OF_RAY_ONLY: Final = (
     flag("--ray-address", "of a running cluster, or 'auto' (a cluster of this machine)", metavar="HOST:PORT"),

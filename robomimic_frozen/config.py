@@ -55,7 +55,7 @@ class _FrozenImages:
 
 
 class FBCFrozenConfig(_FrozenImages, BaseConfig):
-    """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for Lift with two cameras."""
+    """Flow-matching behaviour cloning on a frozen, pretrained image encoder, for one robot arm with two cameras."""
 
     ALGO_NAME = "fbc_frozen"
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from robomimic_frozen.config import FBCFrozenConfig
 from robomimic_frozen.integration.settings import apply_overrides
+from robomimic_frozen.simulation.tasks import get_task
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CORE = "observation.encoder.rgb.core_kwargs"
 RATE = "algo.optim_params.policy.learning_rate"
 OFFLINE = {f"{CORE}.rgb_model_name": "efficientnet_lite0"}
+LIFT = {"experiment.rollout.horizon": get_task("lift").horizon}
 # Ten epochs on top of a finished run, at a tenth of its rate.
 STAGE2 = {
     f"{RATE}.initial": 1e-4, f"{RATE}.encoder": 1e-5, "train.num_epochs": 10,
@@ -20,19 +22,28 @@ STAGE2 = {
 # Frozen for nine tenths of the run; from there on all of the encoder is trained.
 BOTH_STAGES = {"algo.unfreeze_at_epoch": 37, f"{RATE}.encoder": 1e-5}
 
+OF_EVERY_TASK: dict[str, dict[str, object]] = {
+    "resnet18": {},
+    "resnet34": {f"{CORE}.rgb_model_name": "resnet34"},
+    "resnet50": {f"{CORE}.rgb_model_name": "resnet50"},
+    "resnet18_trainable": {f"{CORE}.freeze_encoder": False},
+    "resnet18_random": {f"{CORE}.freeze_encoder": False, f"{CORE}.pretrained_encoder": False},
+    "offline": OFFLINE,
+}
 DIFFERENCES: dict[str, dict[str, object]] = {
-    "lift_mh_resnet18": {},
-    "lift_mh_resnet34": {f"{CORE}.rgb_model_name": "resnet34"},
-    "lift_mh_resnet50": {f"{CORE}.rgb_model_name": "resnet50"},
-    "lift_mh_resnet18_trainable": {f"{CORE}.freeze_encoder": False},
-    "lift_mh_resnet18_random": {f"{CORE}.freeze_encoder": False, f"{CORE}.pretrained_encoder": False},
-    "lift_mh_resnet18_stage2": {"algo.init_from": "~/robomimic_frozen_runs/lift_mh_resnet18", f"{CORE}.freeze_encoder": "layer3", **STAGE2},
-    "lift_mh_resnet18_both_stages": BOTH_STAGES,
-    "lift_mh_offline": OFFLINE,
-    "lift_mh_offline_stage2": {
-        **OFFLINE, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_offline", f"{CORE}.freeze_encoder": "layer2", **STAGE2,
+    **{
+        f"{task}_mh_{name}": {"experiment.rollout.horizon": get_task(task).horizon, **differences}
+        for task in ("lift", "can", "square")
+        for name, differences in OF_EVERY_TASK.items()
     },
-    "lift_mh_offline_both_stages": {**OFFLINE, **BOTH_STAGES},
+    "lift_mh_resnet18_stage2": {
+        **LIFT, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_resnet18", f"{CORE}.freeze_encoder": "layer3", **STAGE2,
+    },
+    "lift_mh_resnet18_both_stages": {**LIFT, **BOTH_STAGES},
+    "lift_mh_offline_stage2": {
+        **LIFT, **OFFLINE, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_offline", f"{CORE}.freeze_encoder": "layer2", **STAGE2,
+    },
+    "lift_mh_offline_both_stages": {**LIFT, **OFFLINE, **BOTH_STAGES},
 }  # fmt: skip
 """File name, without suffix -> where the config differs from the defaults of `fbc_frozen`, besides its name."""
 
@@ -46,7 +57,7 @@ wants it: the defaults of `fbc_frozen`, its own name as `experiment.name`, and t
 """
 
 
-def lift_configs() -> dict[str, FBCFrozenConfig]:
+def ready_configs() -> dict[str, FBCFrozenConfig]:
     """Return every ready config by file name, without suffix."""
     configs = {}
     for name, differences in DIFFERENCES.items():
@@ -66,6 +77,6 @@ def readme() -> str:
 
 
 if __name__ == "__main__":
-    for name, config in lift_configs().items():
+    for name, config in ready_configs().items():
         config.dump(FOLDER / f"{name}.json")
     (FOLDER / "README.md").write_text(readme())

@@ -7,6 +7,7 @@ from robomimic.config import config_factory
 
 import robomimic_frozen
 from robomimic_frozen.encoders import check_core_kwargs, get_backbone
+from robomimic_frozen.simulation.tasks import get_task
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.json"))
@@ -19,7 +20,7 @@ def script():
 
 @pytest.fixture
 def generated(script):
-    return script["lift_configs"]()
+    return script["ready_configs"]()
 
 
 def test_the_files_are_the_generated_ones(generated):
@@ -43,11 +44,13 @@ def test_every_config_loads_as_stock_train_loads_it_and_is_up_to_date(file, gene
     get_backbone(core_kwargs.rgb_model_name)
 
 
-def test_the_configs_of_one_stage_differ_only_in_name_and_encoder(generated):
+def test_the_configs_of_one_stage_differ_only_in_name_encoder_and_the_horizon_of_their_task(generated):
     default = generated.pop("lift_mh_resnet18").to_dict()
     for name in [name for name in generated if not name.endswith(("_stage2", "_both_stages"))]:
         other = generated[name].to_dict()
+        assert other["experiment"]["rollout"]["horizon"] == get_task(name.partition("_")[0]).horizon
         for settings in (default, other):
             settings["experiment"]["name"] = ""
+            settings["experiment"]["rollout"]["horizon"] = 0
             settings["observation"]["encoder"]["rgb"]["core_kwargs"] = {}
         assert other == default

@@ -225,6 +225,10 @@ def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Fi
     elif shortest < train.seq_length:
         what = f"takes sequences of {train.seq_length} steps, and the shortest demo has {shortest}: its last action is repeated"
         yield Finding(NOTE, _CONFIG, what, "choose a smaller train.seq_length (algo.horizon) if that is not wanted")
+    rollout, longest = config.experiment.rollout, max((demo.steps for demo in demos if demo.steps is not None), default=0)
+    if rollout.enabled and rollout.horizon < longest:
+        what = f"ends rollouts after {rollout.horizon} steps, and the longest demo takes {longest}"
+        yield Finding(WARNING, _CONFIG, what, f"set experiment.rollout.horizon to more than {longest}")
     for key in train.dataset_keys:
         if not all(key in demo.lengths for demo in demos):
             what = f"names {key!r} in train.dataset_keys, which not every demo has; robomimic puts zeros in its place"

@@ -16,7 +16,9 @@ from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
+from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.urls import is_url
 
 
@@ -70,8 +72,23 @@ def check_config(config: Config) -> None:
     for entry in datasets_of(config):
         path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
         check_dataset(path, config.all_obs_keys, [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
+        _check_task(config, path)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+
+
+def _check_task(config: Config, path: str | Path) -> None:
+    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair."""
+    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
+    if wanted not in tasks:
+        return
+    with hdf5.opened(path) as file:
+        recorded = json.loads(hdf5.attribute(file["data"], "env_args") or "{}").get("env_name")
+    if recorded in tasks and recorded != wanted:
+        raise ConfigError(
+            f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
+            f"set it to null, or give a dataset of {tasks[wanted]}"
+        )
 
 
 def datasets_of(config: Config) -> list[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Which geoms of a scene a camera sees. On a CPU an image costs what its triangles cost, and MuJoCo draws all of them, seen or not.
 
-A geom counts as unseen only where geometry proves it: its bounding sphere is out of the frame, or all of it lies behind one opaque box.
-So an image without unseen geoms is the same, bit for bit.
+A geom counts as unseen only where geometry proves it: its bounding sphere is out of the frame, or all of it lies behind one opaque box,
+and nothing that is seen reflects it. So an image without unseen geoms is the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ _LARGE = 0.1  # metres, half of the second longest side of a box that may hide m
 
 
 def seen_geoms(model: mujoco.MjModel, data: mujoco.MjData, camera: int, aspect: float, drawn: np.ndarray) -> np.ndarray:
-    """Return which geoms a fixed camera may see, directly or in another one that reflects: [ngeom] bool.
+    """Return which geoms a fixed camera may see, directly, in another one that reflects, or by their shadow: [ngeom] bool.
 
     Args:
         camera: its number.
         aspect: width of the image over its height.
         drawn: those that are drawn at all, [ngeom] bool.
     """
+    if (model.light_castshadow & model.light_active).any():
+        return drawn  # what is not seen may throw a shadow on what is; no light of robosuite's scenes does that
     view = _View.of(model, data, camera, aspect)
     large = np.sort(model.geom_size, axis=1)[:, 1] > _LARGE
     boxes = _Boxes.of(model, data, view, drawn & large & (_alpha(model) > 0.999) & (model.geom_type == _BOX))
@@ -44,7 +46,7 @@ def seen_geoms(model: mujoco.MjModel, data: mujoco.MjData, camera: int, aspect: 
             image_rects, image_depths = view.spheres(mirrored, model.geom_rbound)
             image_rects[planes] = view.frame
             image_depths[planes] = 0
-            seen |= drawn & boxes.leave_uncovered(*view.clipped(image_rects, rects[mirror]), image_depths)
+            seen |= drawn & boxes.above(surface, normal).leave_uncovered(*view.clipped(image_rects, rects[mirror]), image_depths)
     return seen
 
 
@@ -109,6 +111,12 @@ class _Boxes:
         backwards = view.axes[:, 2]
         depths = -(centres - view.eye) @ backwards + np.abs(np.einsum("bij,i->bj", axes, backwards) * model.geom_size[chosen]).sum(axis=1)
         return cls(view, centres, axes, halves, depths)
+
+    def above(self, point: np.ndarray, normal: np.ndarray) -> _Boxes:
+        """Return those that lie above a plane, all of each."""
+        heights = (self.centres - point) @ normal - (np.abs(np.einsum("bij,i->bj", self.axes, normal)) * self.halves).sum(axis=1)
+        chosen = heights > 0
+        return _Boxes(self.view, self.centres[chosen], self.axes[chosen], self.halves[chosen], self.depths[chosen])
 
     def leave_uncovered(self, rects: np.ndarray, exist: np.ndarray, depths: np.ndarray) -> np.ndarray:
         """Return which of the rectangles [N, 2, 2] that exist [N], each no nearer than its depth [N], are not behind one of the boxes.

@@ -43,10 +43,11 @@ class Task:
         env_name: what robosuite calls it.
         cameras: those that are recorded unless the user names others.
         image_size: height and width of their images in pixels, unless the user wants another one.
-        horizon: steps after which an attempt has failed.
+        horizon: steps after which an attempt, of an operator or of a policy, has failed.
         operators: demonstration i is shown by operator i modulo their number.
         make_policy: makes what acts for an operator in one episode, observation -> action, with this source of random numbers.
         hold_steps: steps that a demonstration goes on after its first success, so that a policy also sees what comes then.
+        quickstart_demos: demonstrations that `quickstart` trains on, unless the user says how many.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Task:
     operators: tuple[Operator, ...]
     make_policy: Callable[[Any, np.random.Generator], Policy]
     hold_steps: int = 8
+    quickstart_demos: int = 40
 
 
 def get_task(name: str) -> Task:

@@ -65,7 +65,7 @@ class Evaluation(_Section):
     """Rollouts of each checkpoint; all checkpoints meet the same initial states."""
 
     episodes: Count = 50  # of each checkpoint
-    horizon: Count = 200  # steps after which an episode has failed
+    horizon: Count | None = None  # steps after which an episode has failed; None for what each config says
     seed: Whole = 0  # of the first episode; the next has the next
 
 

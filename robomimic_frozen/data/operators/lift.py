@@ -41,5 +41,6 @@ class LiftPolicy(ScriptedPolicy):
 
 
 LIFT: Final = Task(
-    "lift", "Lift", cameras=("agentview", "robot0_eye_in_hand"), image_size=84, horizon=200, operators=OPERATORS, make_policy=LiftPolicy
-)
+    "lift", "Lift", cameras=("agentview", "robot0_eye_in_hand"), image_size=84, horizon=200, operators=OPERATORS,
+    make_policy=LiftPolicy, quickstart_demos=24,
+)  # fmt: skip
