@@ -70,7 +70,7 @@ def _run(words: list[str]) -> int:
     "parallel, as `eval` does, and sum up in OUT/summary.json.",
     TASK,
     flag("--out", "folder for all results (runs/quickstart/TASK)", type=Path),
-    flag("--demos", "demonstrations to train on (as the task says: 24 of lift, 40 of can and square)", type=int),
+    flag("--demos", "demonstrations to train on (as the task says: 24 of lift, 30 of can and square)", type=int),
     flag("--rollouts", "rollouts to judge the policy by (%(default)s)", 10),
     flag("--seed", "of demonstrations and training (%(default)s)", 0),
     flag("--workers", "processes that make demonstrations and roll out", os.cpu_count()))  # fmt: skip

@@ -3,7 +3,7 @@
 Both commands are timed whole, starting up included, one after the other on an idle machine; then outcomes are compared seed by
 seed with those of robomimic's own `rollout` in environments made with these seeds.
 
-    python scripts/benchmark_eval.py runs/quickstart/trained/quickstart/*/models/model_epoch_12.pth
+    python scripts/benchmark_eval.py runs/quickstart/lift/trained/quickstart/*/models/model_epoch_12.pth
 """
 
 from __future__ import annotations

@@ -250,6 +250,7 @@ MISFITS = {
     "longer than the demos": ({"train.pad_seq_length": False}, ERROR, "sequences of 16 steps, and the shortest demo has 4"),
     "padded": ({}, NOTE, "sequences of 16 steps, and the shortest demo has 4: its last action is repeated"),
     "absent array": ({"train.dataset_keys": ["actions", "actions_abs"]}, WARNING, "'actions_abs'.*robomimic puts zeros"),
+    "horizon shorter than the demos": ({"experiment.rollout.horizon": 3}, WARNING, "rollouts after 3 steps, and the longest demo takes"),
     "absent next_obs": ({"train.hdf5_load_next_obs": True}, ERROR, "the dataset has no next_obs"),
     "unknown setting": ({"train.sed": 3}, ERROR, "train.sed|sed"),
 }

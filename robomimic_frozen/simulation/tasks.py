@@ -58,7 +58,7 @@ class Task:
     operators: tuple[Operator, ...]
     make_policy: Callable[[Any, np.random.Generator], Policy]
     hold_steps: int = 8
-    quickstart_demos: int = 40
+    quickstart_demos: int = 30
 
 
 def get_task(name: str) -> Task:
