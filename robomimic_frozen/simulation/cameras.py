@@ -31,11 +31,15 @@ class CulledRenderContext(MjRenderContextOffscreen):
             return
         groups = model.geom_group.copy()
         drawn = self.vopt.geomgroup[groups] != 0
-        model.geom_group[drawn & ~seen_geoms(model, self.data._data, camera_id, width / height, drawn)] = unused[0]
+        seen, sees_mirror = seen_geoms(model, self.data._data, camera_id, width / height, drawn)
+        model.geom_group[drawn & ~seen] = unused[0]
+        reflects = self.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION]
+        self.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflects and sees_mirror
         try:
             super().render(width, height, camera_id, segmentation)
         finally:
             model.geom_group[:] = groups
+            self.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflects
 
 
 class KeptRenderer:

@@ -18,36 +18,44 @@ _MARGIN = 1e-3
 _LARGE = 0.1  # metres, half of the second longest side of a box that may hide much
 
 
-def seen_geoms(model: mujoco.MjModel, data: mujoco.MjData, camera: int, aspect: float, drawn: np.ndarray) -> np.ndarray:
-    """Return which geoms a fixed camera may see, directly, in another one that reflects, or by their shadow: [ngeom] bool.
+def seen_geoms(
+    model: mujoco.MjModel, data: mujoco.MjData, camera: int, aspect: float, drawn: np.ndarray
+) -> tuple[np.ndarray, bool]:  # fmt: skip
+    """Return which geoms a fixed camera may see, directly, in a mirror, or by their shadow: [ngeom] bool; and whether it sees a mirror.
+
+    A mirror is the first reflecting plane or box of the model, the only one that MuJoCo draws as such. Who leaves an unseen one out must
+    switch reflections off, or the next would take its place.
 
     Args:
         camera: its number.
         aspect: width of the image over its height.
         drawn: those that are drawn at all, [ngeom] bool.
     """
+    planes = model.geom_type == _PLANE
+    mirrors = np.flatnonzero(drawn & (_reflectance(model) > 0) & (planes | (model.geom_type == _BOX)))[:1]
+    for mirror in mirrors:
+        normal = _normal(data, mirror)  # of the upper side, the one that reflects
+        surface = data.geom_xpos[mirror] + (0 if planes[mirror] else model.geom_size[mirror, 2] * normal)
+        if (data.cam_xpos[camera] - surface) @ normal <= 0 or _alpha(model)[mirror] < 1:
+            return drawn, True  # MuJoCo does not say what reflects then
     if (model.light_castshadow & model.light_active).any():
-        return drawn  # what is not seen may throw a shadow on what is; no light of robosuite's scenes does that
+        return drawn, True  # what is not seen may throw a shadow on what is; no light of robosuite's scenes does that
     view = _View.of(model, data, camera, aspect)
     large = np.sort(model.geom_size, axis=1)[:, 1] > _LARGE
     boxes = _Boxes.of(model, data, view, drawn & large & (_alpha(model) > 0.999) & (model.geom_type == _BOX))
-    planes = model.geom_type == _PLANE
     rects, depths = view.spheres(data.geom_xpos, model.geom_rbound)
     for plane in np.flatnonzero(planes):
         rects[plane] = view.frame
         depths[plane] = view.depth_of_plane(data.geom_xpos[plane], _normal(data, plane))
     directly = drawn & boxes.leave_uncovered(*view.clipped(rects), depths)
-    seen = directly.copy()
-    for mirror in np.flatnonzero(directly & (_reflectance(model) > 0) & (planes | (model.geom_type == _BOX))):
-        normal = _normal(data, mirror)  # of the upper side, the one that reflects
-        surface = data.geom_xpos[mirror] + (0 if planes[mirror] else model.geom_size[mirror, 2] * normal)
-        if (view.eye - surface) @ normal > 0:
-            mirrored = data.geom_xpos - 2 * np.outer((data.geom_xpos - surface) @ normal, normal)
-            image_rects, image_depths = view.spheres(mirrored, model.geom_rbound)
-            image_rects[planes] = view.frame
-            image_depths[planes] = 0
-            seen |= drawn & boxes.above(surface, normal).leave_uncovered(*view.clipped(image_rects, rects[mirror]), image_depths)
-    return seen
+    if not directly[mirrors].any():
+        return directly, False
+    mirrored = data.geom_xpos - 2 * np.outer((data.geom_xpos - surface) @ normal, normal)
+    image_rects, image_depths = view.spheres(mirrored, model.geom_rbound)
+    image_rects[planes] = view.frame
+    image_depths[planes] = 0
+    clipped = view.clipped(image_rects, rects[mirrors[0]])
+    return directly | (drawn & boxes.above(surface, normal).leave_uncovered(*clipped, image_depths)), True
 
 
 @dataclass(frozen=True)
