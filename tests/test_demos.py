@@ -179,7 +179,8 @@ class Idler:
 def test_an_operator_who_fails_too_often_is_named_before_anything_is_rendered(monkeypatch):
     use_obs_keys()
     monkeypatch.setattr("robomimic_frozen.data.episodes.MAX_ATTEMPTS", 2)
-    monkeypatch.setattr("robomimic_frozen.data.episodes._filmed", lambda *view: pytest.fail("a camera was set up"))
+    monkeypatch.setattr("robomimic_frozen.data.episodes._filmed", lambda *view: (None, None))
+    monkeypatch.setattr("robomimic_frozen.data.episodes._record", lambda *attempt: pytest.fail("it was rendered"))
     idle = Task("idle", "Lift", ("frontview",), image_size=8, horizon=3, operators=(Operator("idler", "idle"),), make_policy=Idler)
     with pytest.raises(DatasetError, match="operator idler did not solve idle in 2 attempts"):
         make_episode(idle, ("frontview",), 8, seed=0, index=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import robomimic.utils.obs_utils as ObsUtils
@@ -48,6 +50,12 @@ def test_its_actions_solve_the_task_again_in_a_fresh_environment_and_go_on_for_a
     solved = [env.step(action) and env.is_success()["task"] for action in actions]
     assert solved[-1]
     assert len(actions) == solved.index(True) + 1 + task.hold_steps
+
+
+def test_an_attempt_that_takes_longer_than_demonstrations_may_has_failed():
+    task = dataclasses.replace(get_task("lift"), demo_horizon=20)
+    policy = task.make_policy(task.operators[0], np.random.default_rng(0))
+    assert attempt_episode(make_physics_env(task.env_name, seed=0), policy, task) is None
 
 
 @pytest.mark.parametrize("task_name", TASKS)

@@ -102,7 +102,7 @@ def attempt_episode(env: EnvRobosuite, policy: tasks.Policy, task: Task) -> tupl
     start = env.get_state()
     # Dataset playback begins like this; the controllers would otherwise remember the start as reset() left it.
     obs = env.reset_to(start)
-    states, actions, steps_left = [], [], task.horizon
+    states, actions, steps_left = [], [], task.demo_horizon or task.horizon
     while steps_left > 0:
         states.append(_state(env))
         actions.append(policy(obs))

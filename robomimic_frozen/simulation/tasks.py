@@ -43,9 +43,10 @@ class Task:
         env_name: what robosuite calls it.
         cameras: those that are recorded unless the user names others.
         image_size: height and width of their images in pixels, unless the user wants another one.
-        horizon: steps after which an attempt, of an operator or of a policy, has failed.
+        horizon: steps after which an episode of a policy has failed.
         operators: demonstration i is shown by operator i modulo their number.
         make_policy: makes what acts for an operator in one episode, observation -> action, with this source of random numbers.
+        demo_horizon: steps after which an attempt of an operator has failed; None for `horizon`.
         hold_steps: steps that a demonstration goes on after its first success, so that a policy also sees what comes then.
         quickstart_demos: demonstrations that `quickstart` trains on, unless the user says how many.
     """
@@ -57,6 +58,7 @@ class Task:
     horizon: int
     operators: tuple[Operator, ...]
     make_policy: Callable[[Any, np.random.Generator], Policy]
+    demo_horizon: int | None = None
     hold_steps: int = 8
     quickstart_demos: int = 30
 

@@ -65,5 +65,5 @@ def _stands_in_place(obs: Obs) -> bool:
 
 CAN: Final = Task(
     "can", "PickPlaceCan", cameras=("agentview", "robot0_eye_in_hand"), image_size=84, horizon=400, operators=OPERATORS,
-    make_policy=CanPolicy,
+    make_policy=CanPolicy, demo_horizon=250,
 )  # fmt: skip

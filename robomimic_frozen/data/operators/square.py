@@ -82,5 +82,5 @@ def _is_on_peg(obs: Obs) -> bool:
 
 SQUARE: Final = Task(
     "square", "NutAssemblySquare", cameras=("agentview", "robot0_eye_in_hand"), image_size=84, horizon=400, operators=OPERATORS,
-    make_policy=SquarePolicy, hold_steps=28,
+    make_policy=SquarePolicy, demo_horizon=250, hold_steps=28,
 )  # fmt: skip
