@@ -11,7 +11,6 @@ from robomimic_frozen.data.operators.scripted import (
     ScriptedOperator,
     ScriptedPolicy,
     carried,
-    fingers_rest,
     heading,
     turn_hand,
 )  # fmt: skip
@@ -38,17 +37,15 @@ class CanPolicy(ScriptedPolicy):
     def to_object(self, obs: Obs) -> np.ndarray:
         return obs["object"][7:10] - obs["robot0_eef_pos"]
 
-    def closes(self, obs: Obs) -> bool:
+    def surrounds_object(self, obs: Obs) -> bool:
         offset = self.to_object(obs)
-        return bool(np.linalg.norm(offset[:2]) < 0.02 and abs(offset[2]) < 0.02 and not _stands_in_place(obs))
+        return bool(np.linalg.norm(offset[:2]) < 0.02 and abs(offset[2]) < 0.02)
 
-    def way(self, obs: Obs) -> np.ndarray:
-        if _stands_in_place(obs):
-            return self.retreat(obs)
-        if not self.closes(obs):
-            return self.from_above(obs)
-        if not fingers_rest(obs):
-            return self.to_object(obs)
+    def is_placed(self, obs: Obs) -> bool:
+        offset = obs["object"][7:10] - PLACE
+        return bool(np.linalg.norm(offset[:2]) < 0.06 and offset[2] < 0.015)
+
+    def carry(self, obs: Obs) -> np.ndarray:
         to_place = PLACE - obs["object"][7:10]
         return carried(to_place, CARRY, off_side=float(np.linalg.norm(to_place[:2])) - 0.03)
 
@@ -56,11 +53,6 @@ class CanPolicy(ScriptedPolicy):
         outwards = obs["robot0_eef_pos"][:2] - BASE
         x, y = outwards / np.linalg.norm(outwards)
         return turn_hand(obs, yaw=-heading(obs["robot0_eef_quat"]), lean=LEAN * np.array([y, -x, 0.0]))
-
-
-def _stands_in_place(obs: Obs) -> bool:
-    offset = obs["object"][7:10] - PLACE
-    return bool(np.linalg.norm(offset[:2]) < 0.06 and offset[2] < 0.015)
 
 
 CAN: Final = Task(

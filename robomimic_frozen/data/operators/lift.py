@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from robomimic_frozen.data.operators.scripted import Obs, ScriptedOperator, ScriptedPolicy, fingers_rest, heading, nearest_turn
+from robomimic_frozen.data.operators.scripted import Obs, ScriptedOperator, ScriptedPolicy, heading, nearest_turn
 from robomimic_frozen.simulation.tasks import Task
 
 OPERATORS: Final = (
@@ -25,14 +25,12 @@ class LiftPolicy(ScriptedPolicy):
     def to_object(self, obs: Obs) -> np.ndarray:
         return obs["object"][:3] - obs["robot0_eef_pos"]
 
-    def closes(self, obs: Obs) -> bool:
+    def surrounds_object(self, obs: Obs) -> bool:
         offset = self.to_object(obs)
         return bool(np.linalg.norm(offset[:2]) < 0.018 and abs(offset[2]) < 0.012)
 
-    def way(self, obs: Obs) -> np.ndarray:
-        if not self.closes(obs):
-            return self.from_above(obs)
-        return np.array([0.0, 0.0, 0.1]) if fingers_rest(obs) else self.to_object(obs)
+    def carry(self, obs: Obs) -> np.ndarray:
+        return np.array([0.0, 0.0, 0.1])
 
     def turn(self, obs: Obs) -> np.ndarray:
         # Of the cube's four sides the nearest.

@@ -100,16 +100,36 @@ class ScriptedPolicy(abc.ABC):
         """Return where to grasp the object, in metres from where the gripper is: [3]."""
 
     @abc.abstractmethod
-    def closes(self, obs: Obs) -> bool:
-        """Return whether the gripper is to be closed."""
+    def surrounds_object(self, obs: Obs) -> bool:
+        """Return whether the fingers are where they can grasp it."""
 
     @abc.abstractmethod
-    def way(self, obs: Obs) -> np.ndarray:
-        """Return where to go next, detours apart, in metres from where the gripper is: [3]."""
+    def carry(self, obs: Obs) -> np.ndarray:
+        """Return where to go with the object, in metres from where the gripper is: [3]."""
 
     @abc.abstractmethod
     def turn(self, obs: Obs) -> np.ndarray:
         """Return the rotation that is missing, as a rotation vector [3] in radians."""
+
+    def is_placed(self, obs: Obs) -> bool:
+        """Return whether the object is where it is to be let go; by default it never is."""
+        return False
+
+    def approach(self, obs: Obs) -> np.ndarray:
+        """Return the way to an object that the fingers do not surround: [3]."""
+        return self.from_above(obs)
+
+    def closes(self, obs: Obs) -> bool:
+        """Return whether the gripper is to be closed."""
+        return self.surrounds_object(obs) and not self.is_placed(obs)
+
+    def way(self, obs: Obs) -> np.ndarray:
+        """Return where to go next, detours apart, in metres from where the gripper is: [3]."""
+        if self.is_placed(obs):
+            return self.retreat(obs)
+        if not self.surrounds_object(obs):
+            return self.approach(obs)
+        return self.carry(obs) if fingers_rest(obs) else self.to_object(obs)
 
     def from_above(self, obs: Obs, askew: float = 0.0) -> np.ndarray:
         """Return the way to the object through a funnel: the further off to the side, the higher above, so that nothing pushes it away.

@@ -42,18 +42,18 @@ class SquarePolicy(ScriptedPolicy):
         handle = obs["object"][7:10] + Rotation.from_quat(obs["object"][10:14]).apply(HANDLE)
         return handle - obs["robot0_eef_pos"]
 
-    def closes(self, obs: Obs) -> bool:
+    def surrounds_object(self, obs: Obs) -> bool:
         offset = self.to_object(obs)
-        near = np.linalg.norm(offset[:2]) < 0.02 and abs(offset[2]) < 0.015
-        return bool(near and not _is_on_peg(obs))
+        return bool(np.linalg.norm(offset[:2]) < 0.02 and abs(offset[2]) < 0.015)
 
-    def way(self, obs: Obs) -> np.ndarray:
-        if _is_on_peg(obs):
-            return self.retreat(obs)
-        if not self.closes(obs):
-            return self.from_above(obs, askew=0.1 * abs(self._yaw(obs)))
-        if not fingers_rest(obs):
-            return self.to_object(obs)
+    def is_placed(self, obs: Obs) -> bool:
+        offset = obs["object"][7:10] - ON_PEG
+        return bool(np.linalg.norm(offset[:2]) < 0.012 and offset[2] < 0.01)
+
+    def approach(self, obs: Obs) -> np.ndarray:
+        return self.from_above(obs, askew=0.1 * abs(self._yaw(obs)))
+
+    def carry(self, obs: Obs) -> np.ndarray:
         to_peg = ON_PEG - obs["object"][7:10]
         off_side, askew = float(np.linalg.norm(to_peg[:2])), abs(self._yaw(obs))
         threaded = off_side < 0.012 and -to_peg[2] < PEG_END - 0.01
@@ -62,7 +62,7 @@ class SquarePolicy(ScriptedPolicy):
         return carried(to_peg, CARRY, off_side=0.0 if threaded else 6.0 * (off_side - 0.003) + max(0.0, askew - 0.08))
 
     def turn(self, obs: Obs) -> np.ndarray:
-        return turn_hand(obs, 0.0 if _is_on_peg(obs) else self._yaw(obs), lean=np.zeros(3))
+        return turn_hand(obs, 0.0 if self.is_placed(obs) else self._yaw(obs), lean=np.zeros(3))
 
     def _yaw(self, obs: Obs) -> float:
         """Return how far to turn the hand: its fingers across the handle, then the handle to the robot: the arm is short."""
@@ -73,11 +73,6 @@ class SquarePolicy(ScriptedPolicy):
             return (np.pi if np.cos(nut - hand) > 0 else 0.0) - hand
         # Of the two ways to grasp it the one after which there is less to turn.
         return (nut if -np.pi / 4 < nut < np.pi / 2 else nut - np.pi * np.sign(nut)) - hand
-
-
-def _is_on_peg(obs: Obs) -> bool:
-    offset = obs["object"][7:10] - ON_PEG
-    return bool(np.linalg.norm(offset[:2]) < 0.012 and offset[2] < 0.01)
 
 
 SQUARE: Final = Task(
