@@ -80,7 +80,7 @@ def check_config(config: Config) -> None:
 def _check_task(config: Config, path: str | Path) -> None:
     """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair."""
     wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
-    if wanted not in tasks:
+    if not isinstance(wanted, str) or wanted not in tasks:
         return
     with hdf5.opened(path) as file:
         recorded = json.loads(hdf5.attribute(file["data"], "env_args") or "{}").get("env_name")
