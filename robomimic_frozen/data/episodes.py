@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ import numpy as np
 
 from robomimic_frozen.errors import DatasetError
 from robomimic_frozen.simulation import tasks
+from robomimic_frozen.simulation.gl import limit_rendering_threads
 from robomimic_frozen.simulation.tasks import Operator, Task
 from robomimic_frozen.utils.parallel import worker_state
 
@@ -58,8 +58,7 @@ def make_episode(task: Task, camera_names: tuple[str, ...], image_size: int, see
 
 
 def _filmed(env_name: str, camera_names: tuple[str, ...], image_size: int) -> tuple[EnvRobosuite, CameraGate]:
-    # A software renderer would start a thread for every core, and is no faster for it.
-    os.environ.setdefault("LP_NUM_THREADS", "1")
+    limit_rendering_threads()
     from robomimic_frozen.simulation.cameras import CameraGate, KeptRenderer
 
     env = tasks.make_camera_env(env_name, camera_names, image_size)

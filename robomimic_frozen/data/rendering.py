@@ -130,8 +130,7 @@ def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
 
 
 def _make_playback(raw_path: str | Path, cameras: tuple[str, ...], height: int, width: int, next_obs: bool = False) -> Playback:
-    # A software renderer would start a thread for every core, and is no faster for it.
-    os.environ.setdefault("LP_NUM_THREADS", "1")
+    gl.limit_rendering_threads()
     from robomimic_frozen.data.playback import Playback
 
     return Playback(read_raw_file(raw_path), cameras, height, width, next_obs)

@@ -7,7 +7,6 @@ import functools
 import gc
 import importlib
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
-from robomimic_frozen.simulation.gl import select_gl_backend
+from robomimic_frozen.simulation.gl import limit_rendering_threads, select_gl_backend
 from robomimic_frozen.utils.files import atomic_write, exclusive_lock, sha256_of, write_json
 from robomimic_frozen.utils.parallel import Executor, retrying_map, worker_state
 from robomimic_frozen.utils.urls import local_path
@@ -201,8 +200,7 @@ def _make_rollouts(checkpoint: str | Path, rendering_threads: int | None) -> Rol
 
 def _set_up_worker(rendering_threads: int | None) -> None:
     if rendering_threads is not None:
-        # Before OpenGL is loaded. Each software renderer would start a thread for every core.
-        os.environ.setdefault("LP_NUM_THREADS", str(rendering_threads))
+        limit_rendering_threads(rendering_threads)
     register()
     importlib.import_module("robomimic_frozen.evaluation.episodes")
     # The last bits of an action, and with them outcomes, depend on how many threads compute it.

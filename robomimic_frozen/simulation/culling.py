@@ -32,12 +32,9 @@ def seen_geoms(
         drawn: those that are drawn at all, [ngeom] bool.
     """
     planes = model.geom_type == _PLANE
-    mirrors = np.flatnonzero(drawn & (_reflectance(model) > 0) & (planes | (model.geom_type == _BOX)))[:1]
-    for mirror in mirrors:
-        normal = _normal(data, mirror)  # of the upper side, the one that reflects
-        surface = data.geom_xpos[mirror] + (0 if planes[mirror] else model.geom_size[mirror, 2] * normal)
-        if (data.cam_xpos[camera] - surface) @ normal <= 0 or _alpha(model)[mirror] < 1:
-            return drawn, True  # MuJoCo does not say what reflects then
+    mirror = _Mirror.of(model, data, drawn)
+    if mirror and ((data.cam_xpos[camera] - mirror.point) @ mirror.normal <= 0 or _alpha(model)[mirror.geom] < 1):
+        return drawn, True  # MuJoCo does not say what reflects then
     if (model.light_castshadow & model.light_active).any():
         return drawn, True  # what is not seen may throw a shadow on what is; no light of robosuite's scenes does that
     view = _View.of(model, data, camera, aspect)
@@ -48,14 +45,36 @@ def seen_geoms(
         rects[plane] = view.frame
         depths[plane] = view.depth_of_plane(data.geom_xpos[plane], _normal(data, plane))
     directly = drawn & boxes.leave_uncovered(*view.clipped(rects), depths)
-    if not directly[mirrors].any():
+    if mirror is None or not directly[mirror.geom]:
         return directly, False
-    mirrored = data.geom_xpos - 2 * np.outer((data.geom_xpos - surface) @ normal, normal)
-    image_rects, image_depths = view.spheres(mirrored, model.geom_rbound)
+    image_rects, image_depths = view.spheres(mirror.images(data.geom_xpos), model.geom_rbound)
     image_rects[planes] = view.frame
     image_depths[planes] = 0
-    clipped = view.clipped(image_rects, rects[mirrors[0]])
-    return directly | (drawn & boxes.above(surface, normal).leave_uncovered(*clipped, image_depths)), True
+    clipped = view.clipped(image_rects, rects[mirror.geom])
+    return directly | (drawn & boxes.above(mirror.point, mirror.normal).leave_uncovered(*clipped, image_depths)), True
+
+
+@dataclass(frozen=True)
+class _Mirror:
+    """What MuJoCo draws as a mirror."""
+
+    geom: int
+    point: np.ndarray  # on the upper side, the one that reflects
+    normal: np.ndarray
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel, data: mujoco.MjData, drawn: np.ndarray) -> _Mirror | None:
+        candidates = np.flatnonzero(drawn & (_reflectance(model) > 0) & np.isin(model.geom_type, (_PLANE, _BOX)))
+        if not len(candidates):
+            return None
+        geom = int(candidates[0])
+        normal = _normal(data, geom)
+        height = 0.0 if model.geom_type[geom] == _PLANE else model.geom_size[geom, 2]
+        return cls(geom, data.geom_xpos[geom] + height * normal, normal)
+
+    def images(self, points: np.ndarray) -> np.ndarray:
+        """Return where points [N, 3] appear in the mirror."""
+        return points - 2 * np.outer((points - self.point) @ self.normal, self.normal)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,14 @@ def rendering_failure(backend: str) -> str | None:
     return (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
 
 
+def limit_rendering_threads(count: int = 1) -> None:
+    """Let a software renderer have so many threads, unless the user has said how many: one for every core is no faster.
+
+    To be called in a worker before OpenGL is loaded.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", str(count))
+
+
 def prepare_robosuite() -> None:
     """Let robomimic 0.3 import its robosuite environments without mujoco_py, and robosuite 1.5 render where CUDA is hidden.
 
