@@ -61,7 +61,7 @@ class EncoderSpec:
         if self.dtype not in ("float16", "float32"):
             raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
         for name in ("cached_crops", "crop_seed"):
-            if getattr(self, name) < 0:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ConfigError(f"algo.feature_cache.{name} is {getattr(self, name)}; choose 0 or more")
         backbone = self.backbone or get_backbone(self.rgb_model_name)
         if not isinstance(self.freeze_encoder, bool):
@@ -101,8 +101,9 @@ class EncoderSpec:
         cls, core_kwargs: Mapping[str, Any], image_shape: Sequence[int], feature_cache: Mapping[str, Any] | None = None
     ) -> EncoderSpec:
         """Make the spec of a config's `core_kwargs` and, where it is given, `algo.feature_cache`. Raises as `check_core_kwargs`."""
-        check_core_kwargs(core_kwargs, feature_cache)
-        return cls(**_own(core_kwargs, feature_cache), image_shape=image_shape)
+        check_core_kwargs(core_kwargs)
+        cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
+        return cls(**_own_fields(core_kwargs), **cached, image_shape=image_shape)
 
     def preprocessing(self) -> ResizeAndCrop:
         """Return the module that resizes and crops the images."""
@@ -152,8 +153,8 @@ CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name n
 """The keys of `observation.encoder.rgb.core_kwargs`."""
 
 
-def check_core_kwargs(core_kwargs: Mapping[str, Any], feature_cache: Mapping[str, Any] | None = None) -> None:
-    """Raise ConfigError unless FrozenResNetCore can be made of a config's `core_kwargs` and features cached as `algo.feature_cache` says.
+def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless FrozenResNetCore can be made of a config's `core_kwargs`.
 
     robomimic would drop unseen a key that the core does not have. Whether the crop fits the images is left to whoever knows these.
     """
@@ -162,13 +163,11 @@ def check_core_kwargs(core_kwargs: Mapping[str, Any], feature_cache: Mapping[str
             hint = did_you_mean(key, CORE_KWARGS, f"choose from: {', '.join(CORE_KWARGS)}")
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
     check_emb_dim(core_kwargs.get("emb_dim", 1))
-    EncoderSpec(**_own(core_kwargs, feature_cache), image_shape=(3, _ANY_SIZE, _ANY_SIZE))
+    EncoderSpec(**_own_fields(core_kwargs), image_shape=(3, _ANY_SIZE, _ANY_SIZE))
 
 
-def _own(core_kwargs: Mapping[str, Any], feature_cache: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a config says of the fields of a spec."""
-    own = {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
-    return own | ({name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {})
+def _own_fields(core_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
 
 
 def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:
