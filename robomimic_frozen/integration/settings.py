@@ -75,11 +75,10 @@ def check_config(config: Config) -> None:
         path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
         check_dataset(path, config.all_obs_keys, [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
         _check_task(config, path)
+        check_training_rollouts(config, path)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
     check_ranges(config)
-    for entry in datasets_of(config):
-        check_training_rollouts(config, entry["path"])
 
 
 def _check_task(config: Config, path: str | Path) -> None:
