@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
 
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.features.dataset import CachedFeatureDataset
+from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource, demos_in
 from robomimic_frozen.features.store import ensure_features
-from robomimic_frozen.integration.settings import datasets_of
 from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import is_url
@@ -75,9 +75,18 @@ def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., Sequence
     reason = why_uncached(config)
     if reason is not None:
         logger.info("training reads pixels: %s", reason)
-        return None
+        return functools.partial(_make_pixel_dataset, config)
     validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
     return functools.partial(_make_dataset, config, not validating)
+
+
+def _make_pixel_dataset(config: Any, *args: Any, **kwargs: Any) -> SequenceDataset:
+    return ActionKeysDataset(*args, **_as_stored(config, kwargs))
+
+
+def _as_stored(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Have actions served as they are stored; the algorithm normalises them, with numbers that its checkpoints keep."""
+    return {**{name: value for name, value in kwargs.items() if name != "action_config"}, "action_keys": config.train.action_keys}
 
 
 def _make_dataset(
@@ -85,7 +94,7 @@ def _make_dataset(
     demo_limit: int | None = None, load_next_obs: bool = True, **kwargs: Any,
 ) -> SequenceDataset:  # fmt: skip
     limit = {} if demo_limit is None else {"demo_limit": demo_limit}  # which robomimic 0.3 does not know
-    kwargs = {**kwargs, **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
+    kwargs = {**_as_stored(config, kwargs), **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
     return CachedFeatureDataset(
         hdf5_path, obs_keys, *args, **kwargs,
         features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),

@@ -12,6 +12,7 @@ from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
 
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.errors import ConfigError
@@ -89,12 +90,6 @@ def _check_task(config: Config, path: str | Path) -> None:
             f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
             f"set it to null, or give a dataset of {tasks[wanted]}"
         )
-
-
-def datasets_of(config: Config) -> list[Mapping[str, Any]]:
-    """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
-    data = config.train.data
-    return [{"path": data}] if isinstance(data, str) else list(data or ())
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:
