@@ -111,6 +111,7 @@ def _demos(arguments: Namespace) -> None:
     flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
     flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang)", type=int),
     NEXT_OBS,
+    flag("--absolute-actions", "also store where actions send the arm: actions_abs, and its parts in action_dict", False),
     flag("--check", "compare a sample of the file, new or old, with frames rendered again", False),
     *executor_flags())  # fmt: skip
 def _data(arguments: Namespace) -> None:
@@ -127,7 +128,7 @@ def _data(arguments: Namespace) -> None:
         raise already_there(out)
     raw = read_raw_file(find_source(source))
     cameras, image_size = default_view(raw.env_meta["env_name"])
-    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
+    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs, arguments.absolute_actions)
     with executor_of(arguments) as executor:
         if not is_made:
             with upload_to(out) as path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from robomimic.config.base_config import BaseConfig
@@ -16,6 +16,11 @@ def datasets_of(config: Any) -> list[Mapping[str, Any]]:
     """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
     data = config.train.data
     return [{"path": data}] if isinstance(data, str) else list(data or ())
+
+
+def has_absolute_actions(action_keys: Iterable[str]) -> bool:
+    """Return whether arrays of these names, as robomimic's scripts call them, say where an arm is to go, not how far."""
+    return any(key == "actions_abs" or key.startswith("action_dict/abs_") for key in action_keys)
 
 
 class _FrozenImages:

@@ -11,7 +11,6 @@ import torch
 import torchvision
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
-from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data import DataLoader
 
 import robomimic_frozen

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from robomimic_frozen.config import has_absolute_actions
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,19 @@ def normalize_observations_that_have_statistics() -> None:
             for key in values.keys() & of_keys.keys():
                 values[key] = (values[key] - of_keys[key][shift][0]) / of_keys[key][scale][0]
             return values
+
+
+def take_actions_of_the_config_s_kind() -> None:
+    """Let environments, of training and of rollouts, take absolute actions where `train.action_keys` of our algorithms names such."""
+    import robomimic.utils.env_utils as EnvUtils
+
+    @_in_place_of(EnvUtils, "wrap_env_from_config")
+    def wrap_env_from_config(original, env, config):
+        if "feature_cache" in config.algo and has_absolute_actions(config.train.action_keys):
+            from robomimic_frozen.simulation.absolute_actions import take_absolute_actions
+
+            take_absolute_actions(env)
+        return original(env, config)
 
 
 def leave_actions_in_their_units() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import robomimic.utils.obs_utils as ObsUtils
+import torch
 from robomimic.algo import algo_name_to_factory_func, register_algo_factory_func
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class FrozenAlgo:
     nets: Any
     algo_config: Any
     obs_shapes: Mapping[str, Any]
-    goal_shapes: Mapping[str, Any]
+    device: torch.device
     _epoch = 0
     _first_step: float | None = None
     _steps_since_first = 0
@@ -42,7 +43,7 @@ class FrozenAlgo:
         self._normalization = Normalization(train.action_keys, train.action_config) if restoring else make_normalization(global_config)
         # robomimic 0.3 looks at 'actions' alone.
         width = self._normalization.action_width or ac_dim
-        super().__init__(*args, global_config=global_config, ac_dim=width, **kwargs)
+        super().__init__(*args, global_config=global_config, ac_dim=width, **kwargs)  # type: ignore[call-arg]
         self.nets["normalization"] = self._normalization.to(self.device)
         setting = self.algo_config.checkpoint.frozen_weights
         if setting not in ("include", "reference"):
@@ -82,11 +83,11 @@ class FrozenAlgo:
                 raise ObservationError(f"the observation lacks {key!r}, which the policy looks at; it has {', '.join(sorted(obs))}")
             shape, found, is_image = tuple(shape), tuple(obs[key].shape), ObsUtils.key_is_obs_modality(key, "rgb")
             if found[len(found) - len(shape) :] != shape:
-                remedy = "give RolloutPolicy what robomimic.utils.obs_utils.process_obs makes of it" if is_image else "give what was recorded"
+                remedy = f"give what {_PROCESS} makes of it" if is_image else "give what was recorded"
                 raise ObservationError(f"observation {key!r} is {list(found[1:])}, and the policy was trained on {list(shape)}; {remedy}")
-            if is_image and obs[key].max() > 1 + _ROUNDING:
-                remedy = "divide by 255, as robomimic.utils.obs_utils.process_obs does"
-                raise ObservationError(f"observation {key!r} has values up to {float(obs[key].max()):g}, and images are in [0, 1]; {remedy}")
+            if is_image and (highest := float(obs[key].max())) > 1 + _ROUNDING:
+                remedy = f"divide by 255, as {_PROCESS} does"
+                raise ObservationError(f"observation {key!r} has values up to {highest:g}, and images are in [0, 1]; {remedy}")
 
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Add to what is logged the gradient steps per second of the present epoch, data loading included.
@@ -129,7 +130,8 @@ class FrozenAlgo:
         return {name: value for name, value in upgraded(nets).items() if name != "epoch"}
 
 
-_ROUNDING = 1e-3
+_ROUNDING: Final = 1e-3
+_PROCESS: Final = "robomimic.utils.obs_utils.process_obs"
 
 
 def _is_feature(key: str, value: Any) -> bool:

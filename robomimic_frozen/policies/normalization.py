@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of
+from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of, has_absolute_actions
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.features.statistics import Demos, Statistics, check_rotations, statistics
 
@@ -42,9 +42,10 @@ class Normalization(nn.Module):
         self, action_keys: Sequence[str], action_config: Mapping[str, Mapping[str, Any]], scales: Mapping[str, tuple[Any, Any]] = {}
     ) -> None:
         super().__init__()
+        self._place: Tensor
         self.action_keys = tuple(action_keys)
         self.rotations = {
-            f"actions/{key}": action_config[key].get("convert_at_runtime", "rot_axis_angle")
+            key: action_config[key].get("convert_at_runtime", "rot_axis_angle")
             for key in action_keys
             if action_config.get(key, {}).get("format") == "rot_6d"
         }
@@ -63,8 +64,7 @@ class Normalization(nn.Module):
     @property
     def action_width(self) -> int | None:
         """Return how many numbers an action has as it is stored; None where that is not known here."""
-        scales = [self._of(f"actions/{key}") for key in self.action_keys]
-        return sum(len(each[0]) for each in scales if each is not None) or None
+        return sum(len(offset) for offset, _ in self._of_actions()) or None
 
     def observations(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise observations [..., D] of each key."""
@@ -72,26 +72,21 @@ class Normalization(nn.Module):
 
     def actions(self, actions: Tensor) -> Tensor:
         """Normalise actions [..., A] as they are stored."""
-        offset, scale = self._of_actions()
-        return actions if offset is None else (actions - offset) / scale
+        parts = self._of_actions()
+        return (actions - torch.cat([offset for offset, _ in parts])) / torch.cat([scale for _, scale in parts]) if parts else actions
 
-    def _of_actions(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        if self.action_width is None:
-            return None, None
-        offsets, scales = zip(*(self._of(f"actions/{key}") for key in self.action_keys), strict=True)  # type: ignore[misc]
-        return torch.cat(offsets), torch.cat(scales)
+    def _of_actions(self) -> list[tuple[Tensor, Tensor]]:
+        return [found for key in self.action_keys if (found := self._of(f"actions/{key}")) is not None]
 
     def executable(self, actions: Tensor) -> Tensor:
         """Return normalised actions [..., A] in the units of the dataset, rotations as the environment takes them."""
-        offset, scale = self._of_actions()
-        if offset is None:
+        scales = self._of_actions()
+        if not scales:
             return actions
-        actions = actions * scale + offset
-        if not self.rotations:
-            return actions
-        parts = actions.split([len(self._of(f"actions/{key}")[0]) for key in self.action_keys], dim=-1)  # type: ignore[index]
-        written = [self.rotations.get(f"actions/{key}") for key in self.action_keys]
-        return torch.cat([part if how is None else rotation_of(part, how) for part, how in zip(parts, written, strict=True)], dim=-1)
+        parts = actions.split([len(offset) for offset, _ in scales], dim=-1)
+        in_units = [part * scale + offset for part, (offset, scale) in zip(parts, scales, strict=True)]
+        ways = [self.rotations.get(key) for key in self.action_keys]
+        return torch.cat([part if way is None else rotation_of(part, way) for part, way in zip(in_units, ways, strict=True)], dim=-1)
 
     def differs_from(self, state: Mapping[str, Tensor]) -> bool:
         """Return whether a state dict of such a module has other numbers."""
@@ -130,26 +125,28 @@ def make_normalization(config: Any) -> Normalization:
         DatasetError: the demos lack an array, or hold numbers that are not finite.
     """
     check_normalization(config)
-    methods = {f"actions/{key}": config.train.action_config[key].get("normalization") for key in config.train.action_keys}
+    action_keys, action_config = config.train.action_keys, config.train.action_config
+    of_actions = {key: action_config[key].get("normalization") for key in action_keys}
     # robomimic's own normalisation takes the place of ours.
-    if not config.train.hdf5_normalize_obs:
-        methods |= {f"obs/{key}": config.algo.obs_normalization for key in _low_dim_keys(config)}
-    normalization = Normalization(config.train.action_keys, config.train.action_config)
-    if not any(methods.values()) and list(config.train.action_keys) == ["actions"] and not normalization.rotations:
+    of_obs = {} if config.train.hdf5_normalize_obs else {f"obs/{key}": config.algo.obs_normalization for key in _low_dim_keys(config)}
+    normalization = Normalization(action_keys, action_config)
+    if not any([*of_actions.values(), *of_obs.values()]) and list(action_keys) == ["actions"] and not normalization.rotations:
         return normalization
     if not config.train.data:
         raise ConfigError(
             "train.data is not set, whose statistics normalise low-dim observations and actions; set it, or set algo.obs_normalization "
             "and the normalization in train.action_config to null"
         )
-    datasets = [
-        Demos(entry["path"], entry.get("filter_key", config.train.hdf5_filter_key), entry.get("demo_limit")) for entry in datasets_of(config)
-    ]
+    filter_key = config.train.hdf5_filter_key
+    datasets = [Demos(entry["path"], entry.get("filter_key", filter_key), entry.get("demo_limit")) for entry in datasets_of(config)]
     for key in normalization.rotations:
-        check_rotations(datasets, key.removeprefix("actions/"))
-    found = statistics(datasets, [key.removeprefix("actions/") for key in methods])
-    scales = {key: offset_and_scale(found[key.removeprefix("actions/")], method) for key, method in methods.items()}
-    return Normalization(config.train.action_keys, config.train.action_config, scales)
+        check_rotations(datasets, key)
+    found = statistics(datasets, [*of_actions, *of_obs])
+    scales = {key: offset_and_scale(found[key], method) for key, method in of_obs.items()}
+    for key, method in of_actions.items():
+        offset, scale = offset_and_scale(found[key], method)
+        scales[f"actions/{key}"] = offset.reshape(-1), scale.reshape(-1)
+    return Normalization(action_keys, action_config, scales)
 
 
 def offset_and_scale(found: Statistics, method: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +173,9 @@ def check_normalization(config: Any) -> None:
     keys, settings = config.train.action_keys, config.train.action_config
     if not keys or len(set(keys)) < len(keys):
         raise ConfigError(f"train.action_keys is {list(keys)}; give the names of one or more arrays, each once")
+    relative = [key for key in keys if key == "actions" or key.startswith("action_dict/rel_")]
+    if relative and has_absolute_actions(keys):
+        raise ConfigError(f"train.action_keys has {relative[0]!r} beside absolute actions ({', '.join(keys)}); choose one kind")
     _choose("algo.obs_normalization", config.algo.obs_normalization, METHODS)
     for key in keys:
         if key not in settings:
@@ -189,7 +189,8 @@ def check_normalization(config: Any) -> None:
         _choose(f"{where}.convert_at_runtime", settings[key].get("convert_at_runtime", "rot_axis_angle"), tuple(ROTATIONS))
     # "actions" is there by default, and stays when others are added.
     if unused := settings.keys() - {*keys, "actions"}:
-        raise ConfigError(f"train.action_config has {min(unused)!r}, which is not among train.action_keys ({', '.join(keys)}); add or remove it")
+        known = ", ".join(keys)
+        raise ConfigError(f"train.action_config has {min(unused)!r}, which is not among train.action_keys ({known}); add or remove it")
 
 
 def _choose(where: str, value: Any, known: tuple[str | None, ...]) -> None:
