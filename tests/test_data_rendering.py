@@ -174,7 +174,7 @@ def test_absolute_actions_are_added_under_the_names_of_robomimic_s_scripts_and_n
         absolute, parts = demo["actions_abs"][()], {name: values[()] for name, values in demo["action_dict"].items()}
         positions, actions = demo["obs/robot0_eef_pos"][()], demo["actions"][()]
     # An action of 1 is 5 cm, from where the hand is; positions are those of the base from here to there.
-    from_the_world = absolute[:, :3] - (positions + 0.05 * actions[:, :3])
+    from_the_world = (absolute[:, :3] - (positions + 0.05 * actions[:, :3]))[1:]
     assert np.abs(from_the_world - from_the_world[0]).max() < 1e-4
     np.testing.assert_array_equal(absolute[:, 6], actions[:, 6])
     assert {name: values.shape[1] for name, values in parts.items()} == {

@@ -246,8 +246,8 @@ def test_a_policy_of_before_normalisation_passes_everything_unchanged():
 WRONG = {
     "no dataset": ({"data": None}, "train.data is not set, whose statistics normalise"),
     "an action key that action_config lacks": ({"action_keys": ["actions_abs"]}, "train.action_config lacks 'actions_abs'"),
-    "one that is not among action_keys": (
-        {"action_config": {"actions": {}, "actions_abs": {}}}, "train.action_config has 'actions_abs', which is not among train.action_keys"),
+    "one that is not among action_keys": ({"action_config": {"actions": {}, "actions_abs": {}}},
+                                          "train.action_config has 'actions_abs', which is not among train.action_keys"),
     "minmax": ({"action_config": {"actions": {"normalization": "minmax"}}}, "normalization is 'minmax'; did you mean 'min_max'"),
     "a format": ({"action_config": {"actions": {"format": "quaternion"}}}, "format is 'quaternion'; choose null or 'rot_6d'"),
     "a conversion": ({"action_config": {"actions": {"convert_at_runtime": "matrix"}}}, "convert_at_runtime is 'matrix'; choose"),
@@ -279,7 +279,7 @@ IMAGES, VECTORS = {IMAGE: torch.rand(1, 3, 32, 32)}, {POSITION: torch.zeros(1, 3
     ("obs", "message"),
     [
         ({**IMAGES}, f"lacks '{POSITION}', which the policy looks at"),
-        ({**IMAGES, POSITION: torch.zeros(1, 4)}, r"'robot0_eef_pos' is \[4\], and the policy was trained on \[3\]; give what was recorded"),
+        ({**IMAGES, POSITION: torch.zeros(1, 4)}, r"is \[4\], and the policy was trained on \[3\]; give what was recorded"),
         ({**VECTORS, IMAGE: torch.rand(1, 3, 64, 64)}, r"is \[3, 64, 64\], and the policy was trained on \[3, 32, 32\]"),
         ({**VECTORS, IMAGE: torch.rand(1, 32, 32, 3)}, r"is \[32, 32, 3\].*give what robomimic.utils.obs_utils.process_obs makes of it"),
         ({**VECTORS, IMAGE: 255 * torch.rand(1, 3, 32, 32)}, "has values up to 25., and images are in .0, 1.; divide by 255|up to 25"),

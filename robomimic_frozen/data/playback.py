@@ -76,7 +76,10 @@ class Playback:
         return trajectory, cameras
 
     def absolute_actions(self, demo: h5py.Group) -> np.ndarray:
-        """Return where each action of a demo sends the arm [T, A], which has been played back. Raises ConfigError."""
+        """Return where each action of a demo sends the arm [T, A]; the demo has been played back. Raises ConfigError.
+
+        The first action counts from the pose that the controllers remember of the reset, as it does when a demo is played again.
+        """
         arm_settings(self._raw.env_meta["env_kwargs"].get("controller_configs"))
         self.reset_to(start_of(demo))
         with self._gate.closed():
