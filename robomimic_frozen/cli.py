@@ -172,11 +172,12 @@ def _eval(arguments: Namespace) -> None:
     require_positive(arguments, "episodes")
     require_writable(arguments.out)
     with executor_of(arguments) as executor:
-        from robomimic_frozen.evaluation.evaluate import as_table, evaluate
+        from robomimic_frozen.evaluation.evaluate import as_table, evaluate, require_results
 
         how_long = arguments.episodes, arguments.horizon
         summaries = evaluate(arguments.checkpoints, *how_long, executor, arguments.seed, arguments.out, arguments.videos)
     print(as_table(summaries))
+    require_results(summaries, arguments.out)
 
 
 _STOCK_EVAL: Final = "eval --agent"

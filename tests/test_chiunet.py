@@ -24,7 +24,20 @@ def test_time_and_condition_change_the_velocity():
     assert not torch.allclose(early, network(x, torch.zeros(1), condition + 1))
 
 
-@pytest.mark.parametrize("horizon", [2, 12, 15])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"down_dims": []}, "down_dims is ..; choose multiples of 8"),
+        ({"down_dims": [12]}, "down_dims is .12.; choose multiples of 8"),
+        ({"kernel_size": 4}, "kernel_size is 4; network 'chiunet' takes an odd one"),
+    ],
+)
+def test_widths_and_kernels_that_do_not_fit_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        ChiUNetVelocity(7, 8, 10, **{**SMALL, **settings})
+
+
+@pytest.mark.parametrize("horizon", [2, 10, 15])
 def test_a_horizon_that_cannot_be_halved_at_every_level_is_refused(horizon):
     with pytest.raises(ConfigError, match=f"algo.horizon is {horizon}.*power of two from 4"):
         ChiUNetVelocity(7, horizon, 10, **SMALL)

@@ -301,6 +301,13 @@ BAD_CHECKPOINTS = {
     "other networks": (lambda policy: {"model": {"policy.x": torch.zeros(1)}}, ERROR, "policy: cannot be made from it"),
     "config that is no JSON": (lambda policy: {"config": "{"}, ERROR, "is not a robomimic checkpoint"),
     "another robosuite": (lambda policy: {"env_metadata": ENV_ARGS}, WARNING, "is of robosuite 1.4.1"),
+    "images of another size": (
+        lambda policy: {
+            "env_metadata": {**ENV_ARGS, "env_kwargs": {"camera_names": "agentview", "camera_heights": 84, "camera_widths": 84}}
+        },
+        ERROR,
+        r"env_metadata: its environment gives agentview_image as .3, 84, 84., and the policy takes .3, 32, 32.",
+    ),
     "no environment": (lambda policy: {"env_metadata": {}}, ERROR, "env_metadata: lacks env_name"),
 }
 

@@ -163,9 +163,16 @@ def test_what_is_done_is_not_done_again(checkpoint, tmp_path):
 
 
 @pytest.mark.sim
-def test_a_camera_that_the_environment_lacks_is_named(make_checkpoint, tmp_path):
-    checkpoint = make_checkpoint(camera_names=["agentview"], camera_heights=[84], camera_widths=[84])
-    with pytest.raises(ConfigError, match="looks at robot0_eye_in_hand_image.*its cameras are agentview"):
+@pytest.mark.parametrize(
+    ("cameras", "size", "words"),
+    [
+        (["agentview"], 84, "looks at robot0_eye_in_hand_image, which its environment does not give; choose among agentview_image"),
+        (["agentview", "robot0_eye_in_hand"], 64, r"gives agentview_image as \[3, 64, 64\], and the policy takes \[3, 84, 84\]"),
+    ],
+)
+def test_a_camera_that_the_environment_lacks_or_has_at_another_size_is_named(cameras, size, words, make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint(camera_names=cameras, camera_heights=size, camera_widths=size)
+    with pytest.raises(ConfigError, match=words):
         evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
 
 

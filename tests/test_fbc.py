@@ -206,7 +206,7 @@ def test_gradients_are_clipped():
         (lambda c: c.algo.update({"act_steps": 17}), "algo.act_steps is 17; choose 1 to"),
         (lambda c: c.algo.update({"flow_steps": 0}), "algo.flow_steps is 0"),
         (lambda c: c.algo.update({"network": "transformer"}), "unknown algo.network 'transformer'"),
-        (lambda c: c.algo.update({"precision": "float16"}), "algo.precision is 'float16'"),
+        (lambda c: c.algo.update({"precision": "float16"}), 'algo.precision is "float16"; choose'),
         (lambda c: c.algo.update({"network": "chiunet", "horizon": 12}) or c.train.update({"seq_length": 12}), "power of two"),
         (lambda c: c.algo.optim_params.policy.update({"optimizer_type": "sgd"}), "optimizer_type is 'sgd'"),
         (

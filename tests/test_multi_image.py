@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -30,6 +31,16 @@ def make():
         return MultiImageObsEncoder(meta, **{"pretrained": False, **kwargs})
 
     return make
+
+
+@pytest.fixture
+def make_small():
+    """As `make`, with a network that takes no time."""
+
+    def make_small(meta=ONE, **kwargs):
+        return MultiImageObsEncoder(meta, **{"rgb_model_name": nn.Conv2d(3, 4, 5, stride=5), "emb_dim": 8, **kwargs})
+
+    return make_small
 
 
 def test_the_counts_of_the_established_recipe(make):
@@ -174,6 +185,16 @@ def rgb(shape):
         (ONE, {"pool": "max"}, "pool is 'max'; choose 'avg'"),
         (ONE, {"use_group_norm": True, "pretrained": True}, "throws the weights' BatchNorm statistics away"),
         (TWO, {"share_rgb_model": True, "crop_shape": {"front": [76, 76]}}, "images of one size"),
+        (rgb(84), {}, "'shape'. is 84; give a list of whole numbers"),
+        ({"obs": {"image": [3, 84, 84]}}, {}, r"'image'. is \[3, 84, 84\]; give {'shape'"),
+        (ONE, {"crop_shape": 76}, r"crop_shape is 76; give \[height, width\] in pixels, or null"),
+        (ONE, {"resize_shape": {"image": 96}}, r"resize_shape is 96; give \[height, width\]"),
+        (ONE, {"crop_shape": [0.9, 0.9]}, r"crop_shape is \[0.9, 0.9\]; give"),
+        (ONE, {"crop_shape": {"imagee": [76, 76]}}, "crop_shape names 'imagee', which is no image of shape_meta; did you mean 'image'"),
+        (ONE, {"resize_shape": {"pos": [76, 76]}}, "resize_shape names 'pos', which is no image .*; its images are: image"),
+        (ONE, {"grid_size": 3}, r"grid_size is 3; give \[rows, columns\]"),
+        (ONE, {"feature_stage": 3}, "feature_stage is 3; the stages of resnet18 are"),
+        (ONE, {"emb_dim": 0}, "emb_dim is 0; choose 1 or more"),
     ],
 )
 def test_wrong_settings_are_named(meta, kwargs, words, make):
@@ -187,11 +208,58 @@ def test_wrong_settings_are_named(meta, kwargs, words, make):
         (lambda obs: obs.pop("pos"), "observation 'pos' is missing; got: image"),
         (lambda obs: obs.update(pos=torch.rand(2, 4)), r"observation 'pos' has shape \[2, 4\]; shape_meta says \['B', 3\]"),
         (lambda obs: obs.update(image=torch.rand(2, 84, 84, 3)), "observation 'image' has shape"),
+        (lambda obs: obs.update(image=torch.rand(2, 84, 84, 3)), "its channels come last: permute it"),
         (lambda obs: obs.update(pos=torch.rand(3, 3)), "observation 'pos' has shape"),
+        (lambda obs: obs.update(pos=np.zeros((2, 3))), "observation 'pos' is a ndarray; make a tensor of it"),
+        (lambda obs: obs.update(image=255 * obs["image"]), r"images 'image' have values of .* to 25.*; give floats in \[0, 1\]"),
+        (lambda obs: obs.update(image=2 * obs["image"] - 1), "images 'image' have values of -"),
+        (lambda obs: obs.update(image=obs["image"] * torch.nan), "images 'image' have values of nan to nan"),
+        (lambda obs: obs.update(image=(255 * obs["image"]).long()), "images 'image' are torch.int64; give floats"),
     ],
 )
-def test_wrong_observations_are_named(change, words, make):
+@pytest.mark.parametrize("mode", [True, False])
+def test_wrong_observations_are_named(change, words, mode, make_small):
     obs = observations(ONE, 2)
     change(obs)
     with pytest.raises(ObservationError, match=words):
-        make()(obs)
+        make_small().train(mode)(obs)
+
+
+def test_uint8_images_and_doubles_embed_as_floats_do(make_small):
+    encoder = make_small().eval()
+    obs = observations(ONE, 2)
+    whole = {"image": (255 * obs["image"]).byte(), "pos": obs["pos"].double()}
+    expected = encoder({"image": whole["image"] / 255, "pos": obs["pos"]})
+    torch.testing.assert_close(encoder(whole), expected)
+    torch.testing.assert_close(encoder({"image": whole["image"].double() / 255, "pos": obs["pos"]}), expected)
+
+
+def test_images_that_were_resized_a_little_beyond_their_range_are_taken(make_small):
+    obs = observations(ONE, 2)
+    make_small()({**obs, "image": 1.2 * obs["image"] - 0.1})
+
+
+def test_training_looks_at_the_values_of_its_first_batch_alone(make_small):
+    encoder, obs = make_small(), observations(ONE, 2)
+    wrong = {**obs, "image": 255 * obs["image"]}
+    with pytest.raises(ObservationError):
+        encoder(wrong)
+    encoder(obs)
+    encoder(wrong)
+    with pytest.raises(ObservationError):
+        encoder.eval()(wrong)
+
+
+def test_it_can_be_mapped_and_compiled_whole(make_small):
+    encoder = make_small().eval()
+    obs = observations(ONE, 2)
+    expected = encoder(obs)
+    mapped = torch.func.vmap(lambda image, pos: encoder({"image": image[None], "pos": pos[None]})[0])
+    torch.testing.assert_close(mapped(obs["image"], obs["pos"]), expected)
+    torch.testing.assert_close(torch.compile(encoder, backend="eager", fullgraph=True)(obs), expected)
+
+
+def test_sizes_may_be_numpys_and_a_low_dim_observation_a_scalar(make_small):
+    meta = {"obs": {"image": {"shape": np.array([3, 84, 84]), "type": "rgb"}, "time": {"shape": []}}}
+    encoder = make_small(meta, crop_shape=np.array([76, 76]), grid_size=np.array([2, 2]), emb_dim=np.int64(4))
+    assert encoder({"image": torch.rand(2, 3, 84, 84), "time": torch.rand(2)}).shape == (2, 4)

@@ -80,7 +80,7 @@ def examine_checkpoint(path: Path) -> Examination:
     findings = list(judge_environment("env_metadata", checkpoint["env_metadata"]))
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
-        findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint)]
+        findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint), *_misfit(checkpoint)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         facts = {}
         what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
@@ -101,6 +101,15 @@ def _bad_weights(state: Mapping[str, Any]) -> Iterator[Finding]:
         if record["weights"] is None:
             what = f"refers to the weights of {record['backbone']}, which every machine that uses it must have"
             yield Finding(NOTE, "frozen weights", what, "algo.checkpoint.frozen_weights='include' puts them into checkpoints")
+
+
+def _misfit(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
+    from robomimic_frozen.integration.environments import check_cameras
+
+    try:
+        check_cameras("env_metadata", checkpoint["env_metadata"], checkpoint["shape_metadata"]["all_shapes"], "env_metadata")
+    except RobomimicFrozenError as error:
+        yield from_error(error)
 
 
 def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:

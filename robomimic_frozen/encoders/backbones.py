@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +34,7 @@ class Backbone:
     std: tuple[float, float, float] = IMAGENET_STD  # channel standard deviations of the same images
     unused_weights: tuple[str, ...] = ()  # prefixes of entries of the weights file that the network does not have: the classifier, say
 
-    def stage_index(self, setting: str, stage: str) -> int:
+    def stage_index(self, setting: str, stage: Any) -> int:
         """Return the number of a stage. Raises ConfigError that lists the stages; `setting` says where the name came from."""
         if stage not in self.stages:
             raise ConfigError(f"{setting} is {stage!r}; the stages of {self.name} are: {', '.join(self.stages)}")

@@ -6,9 +6,10 @@ import copy
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,16 @@ from robomimic_frozen.encoders.readouts import projection
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import load_weights
-from robomimic_frozen.errors import ConfigError, ObservationError
+from robomimic_frozen.errors import ConfigError, ObservationError, did_you_mean
 
 Shape = Sequence[int]
 
+_OVERSHOOT: Final = 0.25
+"""How far images may leave [0, 1]. Bicubic resizing does so by half of that; images of 0 to 255, of [-1, 1] or less their mean by more."""
+
 
 class MultiImageObsEncoder(nn.Module):
-    """Observations {key: [B, ...]} -> embedding [B, emb_dim].
+    """Observations {key: [B, ...]} -> embedding [B, emb_dim]. Images are floats in [0, 1], or uint8 of 0 to 255.
 
     Resizes and crops every image, and passes it through a backbone. The features of all cameras and the low-dim observations are
     concatenated, in alphabetical order of their keys with images first, and go through one trainable two-layer projection.
@@ -48,7 +52,9 @@ class MultiImageObsEncoder(nn.Module):
     Raises:
         ConfigError: a setting or the shape_meta is wrong.
         WeightsUnavailableError, WeightsError: the pretrained weights cannot be had or do not fit.
-        ObservationError: from `forward`, when an observation is missing or has another shape than shape_meta says.
+        ObservationError: from `forward`, when an observation is missing, has another shape than shape_meta says, or is no image in
+            [0, 1] where one belongs. Looking at the values of float images waits for a GPU, so that training does so in its first
+            batch alone, and what torch compiles, traces, maps or captures not at all.
     """
 
     def __init__(
@@ -72,6 +78,9 @@ class MultiImageObsEncoder(nn.Module):
                 "use_group_norm with pretrained throws the weights' BatchNorm statistics away, and the features with them; "
                 "set use_group_norm=False, or pretrained=False to train from random weights"
             )
+        self._seen: set[str] = set()  # keys of images whose values were looked at
+        resize_shapes = _by_key("resize_shape", resize_shape, self.rgb_keys)
+        crop_shapes = _by_key("crop_shape", crop_shape, self.rgb_keys)
         backbone = _backbone(rgb_model_name, use_group_norm)
         specs = {
             key: EncoderSpec(
@@ -79,7 +88,7 @@ class MultiImageObsEncoder(nn.Module):
                 # Of a network of the caller's own, the weights are those it comes with.
                 pretrained_encoder=pretrained or backbone.fetch_weights is None, weights=None if weights is None else str(weights),
                 freeze_encoder=freeze_rgb_encoder, imagenet_norm=imagenet_norm, random_crop=random_crop,
-                resize_shape=_for_key(resize_shape, key), crop_shape=_for_key(crop_shape, key),
+                resize_shape=resize_shapes[key], crop_shape=crop_shapes[key],
                 feature_stage=feature_stage, pool=pool, grid_size=grid_size, image_shape=self.shapes[key], backbone=backbone,
             )
             for key in self.rgb_keys
@@ -101,11 +110,14 @@ class MultiImageObsEncoder(nn.Module):
         return (self.emb_dim,)
 
     def forward(self, obs_dict: Mapping[str, Tensor]) -> Tensor:
-        """Embed images in [0, 1] and low-dim observations, each [B, *shape], or [B, T, *shape] with `use_seq`."""
-        lead = self._check(obs_dict)
-        flat = {key: obs_dict[key].reshape(-1, *self.shapes[key]) for key in self.shapes}
-        features = [self._model(key)(self.key_transform_map[key](flat[key])) for key in self.rgb_keys]
-        features += [flat[key].flatten(1) for key in self.low_dim_keys]
+        """Embed images and low-dim observations, each [B, *shape], or [B, T, *shape] with `use_seq`."""
+        lead, dtype = self._check(obs_dict), next(self.mlp.parameters()).dtype
+        features = []
+        for key in self.rgb_keys:
+            images = obs_dict[key].reshape(-1, *self.shapes[key])
+            images = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+            features.append(self._model(key)(self.key_transform_map[key](images)))
+        features += [obs_dict[key].reshape(-1, math.prod(self.shapes[key])).to(dtype) for key in self.low_dim_keys]
         embedding = self.mlp(torch.cat(features, dim=-1))
         if not self.use_seq:
             return embedding
@@ -118,13 +130,30 @@ class MultiImageObsEncoder(nn.Module):
         for key, shape in self.shapes.items():
             if key not in obs_dict:
                 raise ObservationError(f"observation {key!r} is missing; got: {', '.join(obs_dict) or 'none'}")
+            if not isinstance(obs_dict[key], Tensor):
+                raise ObservationError(f"observation {key!r} is a {type(obs_dict[key]).__name__}; make a tensor of it")
             actual = tuple(obs_dict[key].shape)
             split = len(actual) - len(shape)
             lead = actual[:split] if lead is None else lead
             if split != 1 + self.use_seq or actual[split:] != shape or actual[:split] != lead:
                 dims = ("B", "T")[: 1 + self.use_seq]
-                raise ObservationError(f"observation {key!r} has shape {list(actual)}; shape_meta says {[*dims, *shape]}")
+                hint = "; its channels come last: permute it" if actual[-3:] == (*shape[1:], 3) else ""
+                raise ObservationError(f"observation {key!r} has shape {list(actual)}; shape_meta says {[*dims, *shape]}{hint}")
+        for key in self.rgb_keys:
+            self._check_values(key, obs_dict[key])
         return lead or ()
+
+    def _check_values(self, key: str, images: Tensor) -> None:
+        if images.dtype == torch.uint8:
+            return
+        if not images.is_floating_point():
+            raise ObservationError(f"images {key!r} are {images.dtype}; give floats in [0, 1], or uint8")
+        if not _can_be_read(images) or not images.numel() or (self.training and key in self._seen):
+            return
+        low, high = torch.stack(images.detach().flatten().aminmax()).tolist()
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # nor is NaN
+            raise ObservationError(f"images {key!r} have values of {low:.4g} to {high:.4g}; give floats in [0, 1], or uint8")
+        self._seen.add(key)
 
     def unfreeze_rgb_encoder(self) -> None:
         """Make the backbones trainable. An optimizer made before does not know their parameters yet."""
@@ -147,26 +176,47 @@ def get_resnet(name: str, weights: str | Path | None = None) -> nn.Module:
     return network
 
 
+def _can_be_read(values: Tensor) -> bool:
+    """Return whether Python may ask for values: not where torch records what is done with them, or does it to many at once."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.is_functorch_wrapped_tensor(values)
+        or (values.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
 def _read_shape_meta(shape_meta: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], list[str], list[str]]:
     if not isinstance(shape_meta, Mapping) or not shape_meta.get("obs"):
         raise ConfigError("shape_meta has no 'obs'; give {'obs': {key: {'shape': [...], 'type': 'rgb' or 'low_dim'}}}")
     shapes: dict[str, tuple[int, ...]] = {}
     keys: dict[str, list[str]] = {"rgb": [], "low_dim": []}
     for key, entry in sorted(shape_meta["obs"].items()):
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"shape_meta['obs'][{key!r}] is {entry!r}; give {{'shape': [...], 'type': 'rgb' or 'low_dim'}}")
         kind = entry.get("type", "low_dim")
         if kind not in keys:
             raise ConfigError(f"shape_meta['obs'][{key!r}]['type'] is {kind!r}; choose 'rgb' or 'low_dim'")
         if "shape" not in entry:
             raise ConfigError(f"shape_meta['obs'][{key!r}] has no 'shape'")
-        shapes[key] = tuple(entry["shape"])
+        try:
+            shapes[key] = tuple(operator.index(size) for size in entry["shape"])
+        except TypeError as error:  # one number, or not whole ones
+            raise ConfigError(f"shape_meta['obs'][{key!r}]['shape'] is {entry['shape']!r}; give a list of whole numbers") from error
         if kind == "rgb" and (len(shapes[key]) != 3 or shapes[key][0] != 3):
             raise ConfigError(f"shape_meta['obs'][{key!r}]['shape'] is {list(shapes[key])}; an rgb shape is [3, H, W]")
         keys[kind].append(key)
     return shapes, keys["rgb"], keys["low_dim"]
 
 
-def _for_key(setting: Shape | Mapping[str, Shape] | None, key: str) -> Shape | None:
-    return setting.get(key) if isinstance(setting, Mapping) else setting
+def _by_key(name: str, setting: Shape | Mapping[str, Shape] | None, keys: Sequence[str]) -> Mapping[str, Shape | None]:
+    if not isinstance(setting, Mapping):
+        return dict.fromkeys(keys, setting)
+    for key in setting:
+        if key not in keys:
+            hint = did_you_mean(key, keys, f"its images are: {', '.join(keys) or 'none'}")
+            raise ConfigError(f"{name} names {key!r}, which is no image of shape_meta; {hint}")
+    return {key: setting.get(key) for key in keys}
 
 
 def _backbone(model: str | nn.Module, use_group_norm: bool) -> Backbone:

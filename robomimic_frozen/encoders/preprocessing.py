@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 
 import torch
 import torchvision.transforms.v2.functional as TVF
@@ -68,9 +69,16 @@ def crop_at(images: Tensor, tops: Tensor, lefts: Tensor, crop_shape: tuple[int, 
     return images[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _height_and_width(setting: str, value: Sequence[int] | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if len(value) != 2 or not all(isinstance(size, int) and size > 0 for size in value):
-        raise ConfigError(f"{setting} is {value!r}; give [height, width] in pixels, or null")
-    return value[0], value[1]
+def _height_and_width(setting: str, value: Iterable[int] | None) -> tuple[int, int] | None:
+    return None if value is None else two_sizes(setting, value, "[height, width] in pixels, or null")
+
+
+def two_sizes(setting: str, value: Iterable[int], expected: str) -> tuple[int, int]:
+    """Return a setting of two whole numbers from 1 on, numpy's too, as ints. Raises ConfigError that asks for what is `expected`."""
+    try:
+        sizes = tuple(operator.index(size) for size in value)
+    except TypeError:  # one number, or not whole ones
+        sizes = ()
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ConfigError(f"{setting} is {value!r}; give {expected}")
+    return sizes[0], sizes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,13 +25,11 @@ class Readout:
 
 
 def get_readout(name: str, grid_size: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """Return the function of the readout called `name`. Raises ConfigError that lists the known ones, or if the grid is none."""
+    """Return the function of the readout called `name`. Raises ConfigError that lists the known ones."""
     known = {readout.name: readout for readout in provided("readouts")}
     if name not in known:
         *others, last = (repr(each) for each in known)
         raise ConfigError(f"pool is {name!r}; choose {', '.join(others)} or {last}")
-    if len(grid_size) != 2 or not all(isinstance(size, int) and size > 0 for size in grid_size):
-        raise ConfigError(f"grid_size is {grid_size!r}; give [rows, columns]")
     return known[name].build((grid_size[0], grid_size[1]))
 
 
@@ -60,6 +59,13 @@ def spatial_softmax(activation: Tensor) -> Tensor:
     return torch.cat([(weights.sum(-2) * x).sum(-1), (weights.sum(-1) * y).sum(-1)], dim=-1)
 
 
+def check_emb_dim(emb_dim: object) -> None:
+    """Raise ConfigError unless this is a number of dimensions that an embedding can have."""
+    if not isinstance(emb_dim, numbers.Integral) or emb_dim < 1:
+        raise ConfigError(f"emb_dim is {emb_dim!r}; choose 1 or more")
+
+
 def projection(feature_dim: int, emb_dim: int) -> nn.Sequential:
-    """Return the trained part: features [B, feature_dim] -> embedding [B, emb_dim], two layers."""
+    """Return the trained part: features [B, feature_dim] -> embedding [B, emb_dim], two layers. Raises as `check_emb_dim`."""
+    check_emb_dim(emb_dim)
     return nn.Sequential(nn.Linear(feature_dim, emb_dim), nn.LeakyReLU(), nn.Linear(emb_dim, emb_dim))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
-from robomimic_frozen.encoders.preprocessing import ResizeAndCrop
-from robomimic_frozen.encoders.readouts import get_readout
+from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, two_sizes
+from robomimic_frozen.encoders.readouts import check_emb_dim, get_readout
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.utils.files import fingerprint
@@ -54,16 +54,20 @@ class EncoderSpec:
                 f"FrozenResNetCore got an observation of shape {image_shape}; it takes images (3, H, W): "
                 "list other observations under another modality than rgb"
             )
+        if self.weights is not None and not isinstance(self.weights, (str, Path)):
+            raise ConfigError(f"weights is {self.weights!r}; give the path of a weights file, or null for the backbone's own")
         if self.weights is not None and not self.pretrained_encoder:
             raise ConfigError(f"weights is {self.weights!r} but pretrained_encoder is false; set it to true, or weights to null")
         if self.dtype not in ("float16", "float32"):
             raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
-        if self.cached_crops < 0:
-            raise ConfigError(f"algo.feature_cache.cached_crops is {self.cached_crops}; choose 0 or more")
+        for name in ("cached_crops", "crop_seed"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise ConfigError(f"algo.feature_cache.{name} is {getattr(self, name)}; choose 0 or more")
         backbone = self.backbone or get_backbone(self.rgb_model_name)
-        if isinstance(self.freeze_encoder, str):
+        if not isinstance(self.freeze_encoder, bool):
             backbone.stage_index("freeze_encoder", self.freeze_encoder)
-        stages, pool, grid_size = _stages(backbone, self.feature_stage), self.pool or backbone.pool, tuple(self.grid_size)
+        stages, pool = _stages(backbone, self.feature_stage), self.pool or backbone.pool
+        grid_size = two_sizes("grid_size", self.grid_size, "[rows, columns]")
         get_readout(str(pool), grid_size)
         preprocessing = self.preprocessing()
         normalised = {
@@ -98,9 +102,8 @@ class EncoderSpec:
     ) -> EncoderSpec:
         """Make the spec of a config's `core_kwargs` and, where it is given, `algo.feature_cache`. Raises as `check_core_kwargs`."""
         check_core_kwargs(core_kwargs)
-        own = {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
         cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
-        return cls(**own, **cached, image_shape=image_shape)
+        return cls(**_own_fields(core_kwargs), **cached, image_shape=image_shape)
 
     def preprocessing(self) -> ResizeAndCrop:
         """Return the module that resizes and crops the images."""
@@ -143,25 +146,34 @@ class EncoderSpec:
         )
 
 
+# Larger than any crop: what an image without a size is checked with.
+_ANY_SIZE: Final = 2**30
 _NOT_IN_CORE_KWARGS: Final = ("image_shape", "cached_crops", "crop_seed", "dtype", "backbone")
 CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim")
 """The keys of `observation.encoder.rgb.core_kwargs`."""
 
 
 def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key FrozenResNetCore does not have, which robomimic would drop unseen, and for an unknown backbone."""
+    """Raise ConfigError unless FrozenResNetCore can be made of a config's `core_kwargs`.
+
+    robomimic would drop unseen a key that the core does not have. Whether the crop fits the images is left to whoever knows these.
+    """
     for key in core_kwargs:
         if key not in (*CORE_KWARGS, "input_shape"):
             hint = did_you_mean(key, CORE_KWARGS, f"choose from: {', '.join(CORE_KWARGS)}")
             raise ConfigError(f"unknown key {key!r} in observation.encoder.rgb.core_kwargs; {hint}")
-    if "rgb_model_name" in core_kwargs:
-        get_backbone(core_kwargs["rgb_model_name"])
+    check_emb_dim(core_kwargs.get("emb_dim", 1))
+    EncoderSpec(**_own_fields(core_kwargs), image_shape=(3, _ANY_SIZE, _ANY_SIZE))
+
+
+def _own_fields(core_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
 
 
 def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:
     if setting is None:
         setting = backbone.feature_stage or backbone.stages[-1]
-    names = (setting,) if isinstance(setting, str) else tuple(setting)
+    names = setting if isinstance(setting, (list, tuple)) else (setting,)
     if not names:
         raise ConfigError("feature_stage is empty; name a stage, or null for the backbone's default")
-    return tuple(sorted(set(names), key=lambda name: backbone.stage_index("feature_stage", name)))
+    return tuple(backbone.stages[index] for index in sorted({backbone.stage_index("feature_stage", name) for name in names}))

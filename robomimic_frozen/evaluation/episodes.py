@@ -15,6 +15,7 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.torch_utils as TorchUtils
 
 from robomimic_frozen.errors import ConfigError, first_line
+from robomimic_frozen.integration.environments import check_goals, check_observations
 from robomimic_frozen.simulation.cameras import SeededResets
 
 VIDEO_SIZE: Final = 256
@@ -37,12 +38,13 @@ class Rollouts:
     """The policy and the environment of a checkpoint.
 
     Raises:
-        ConfigError: its environment cannot be made here, or lacks a camera that the policy needs.
+        ConfigError: its environment cannot be made here, or gives the policy something else than it was trained on.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         device = TorchUtils.get_torch_device(try_to_use_cuda=True)
         self.policy, content = FileUtils.policy_from_checkpoint(ckpt_path=str(checkpoint), device=device)
+        check_goals(str(checkpoint), FileUtils.config_from_checkpoint(ckpt_dict=content)[0])
         try:
             self.env, _ = FileUtils.env_from_checkpoint(ckpt_dict=content)
         except (ImportError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -52,12 +54,7 @@ class Rollouts:
                 "install what it was trained with"
             ) from error
         self._robosuite = getattr(self.env, "unwrapped", self.env).env
-        missing = [key for key in self.policy.policy.obs_shapes if key.endswith("_image") and key not in self._robosuite._observables]
-        if missing:
-            raise ConfigError(
-                f"{checkpoint}: the policy looks at {', '.join(missing)}, which its environment does not give; "
-                f"its cameras are {', '.join(self._robosuite.camera_names)}"
-            )
+        check_observations(str(checkpoint), self.env, content["shape_metadata"]["all_shapes"], "its env_metadata")
         self._resets = SeededResets(self.env)
 
     def run(self, seed: int, horizon: int, frames: list[np.ndarray] | None = None) -> Episode:

@@ -16,6 +16,7 @@ import torch
 from scipy.stats import binomtest
 from tqdm import tqdm
 
+from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.simulation.gl import limit_rendering_threads, select_gl_backend
@@ -49,6 +50,7 @@ class Summary:
 
     Attributes:
         episodes: how many ended, in success or failure.
+        first_error: that of the first episode that ended in one.
         interval: of the success rate, with 95 % confidence; None without episodes, as is all that is averaged over them.
     """
 
@@ -61,6 +63,11 @@ class Summary:
     mean_steps: float | None
     mean_return: float | None
     steps_per_second: float | None
+    first_error: str | None = None
+
+
+class EpisodesFailedError(RobomimicFrozenError):
+    """Every episode of a checkpoint ended in an error, so that there is no result."""
 
 
 def evaluate(
@@ -105,18 +112,28 @@ def recorded_episode(checkpoint: Path, horizon: int | None, seed: int, out: Path
 def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary:
     """Return the summary of episodes as their files hold them."""
     ended = [episode for episode in episodes if episode["error"] is None]
-    errors = len(episodes) - len(ended)
+    errors = [episode["error"] for episode in episodes if episode["error"] is not None]
+    first_error = next(iter(errors), None)
     if not ended:
-        return Summary(checkpoint, 0, 0, errors, None, None, None, None, None)
+        return Summary(checkpoint, 0, 0, len(errors), None, None, None, None, None, first_error)
     successes, steps = sum(episode["success"] for episode in ended), [episode["steps"] for episode in ended]
     return Summary(
-        checkpoint, len(ended), successes, errors,
+        checkpoint, len(ended), successes, len(errors),
         success_rate=successes / len(ended),
         interval=wilson_interval(successes, len(ended)),
         mean_steps=statistics.mean(steps),
         mean_return=statistics.mean(episode["total_reward"] for episode in ended),
         steps_per_second=sum(steps) / sum(episode["seconds"] for episode in ended),
+        first_error=first_error,
     )
+
+
+def require_results(summaries: Sequence[Summary], out: Path) -> None:
+    """Raise EpisodesFailedError, with the reason, for the first checkpoint of which every episode in `out` ended in an error."""
+    for summary in summaries:
+        if summary.errors and not summary.episodes:
+            what = f"every episode ended in an error, the first in {summary.first_error}"
+            raise EpisodesFailedError(f"{summary.checkpoint}: {what}; mend that and try again, with the same folder {out}")
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:

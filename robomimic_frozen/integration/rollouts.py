@@ -14,6 +14,7 @@ from unittest import mock
 import robomimic.utils.file_utils as FileUtils
 from robomimic.config import config_factory
 
+from robomimic_frozen.integration.environments import ROBOSUITE, check_goals, check_observations
 from robomimic_frozen.integration.settings import apply_overrides
 from robomimic_frozen.policies.checkpoints import read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
@@ -24,7 +25,8 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     """Roll out a checkpoint with robomimic's `scripts/run_trained_agent.py`, given its command line.
 
     Raises:
-        ConfigError: the checkpoint is missing or unreadable, or an override does not fit its config.
+        ConfigError: the checkpoint is missing or unreadable, an override does not fit its config, or its environment gives the policy
+            something else than it was trained on.
         RenderingError: no working OpenGL.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -33,17 +35,25 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     known, _ = parser.parse_known_args(arguments)
     read_checkpoint(Path(known.agent), "--agent")
     select_gl_backend()
-    load = FileUtils.load_dict_from_checkpoint
+    load, make_env = FileUtils.load_dict_from_checkpoint, FileUtils.env_from_checkpoint
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
         checkpoint = load(ckpt_path)
         config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
         apply_overrides(config, overrides)
+        check_goals(known.agent, config)
         checkpoint["config"] = config.dump()
         return checkpoint
 
+    def make_fitting_env(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        env, checkpoint = make_env(*args, **kwargs)
+        if checkpoint["env_metadata"]["type"] == ROBOSUITE:
+            check_observations(known.agent, env, checkpoint["shape_metadata"]["all_shapes"], "its env_metadata")
+        return env, checkpoint
+
     with (
         mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override),
+        mock.patch.object(FileUtils, "env_from_checkpoint", make_fitting_env),
         seeded_robosuite(known.seed) if known.seed is not None else contextlib.nullcontext(),
         mock.patch.object(sys, "argv", ["run_trained_agent.py", *arguments]),
     ):

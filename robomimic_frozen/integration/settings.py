@@ -17,8 +17,10 @@ from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.integration.environments import check_training_rollouts
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
+from robomimic_frozen.policies.ranges import check_ranges
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.urls import is_url
 
@@ -76,6 +78,9 @@ def check_config(config: Config) -> None:
         _check_task(config, path)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+    check_ranges(config)
+    for entry in datasets_of(config):
+        check_training_rollouts(config, entry["path"])
 
 
 def _check_task(config: Config, path: str | Path) -> None:

@@ -29,14 +29,16 @@ class ChiUNetVelocity(nn.Module):
 
     def __init__(self, action_dim: int, horizon: int, condition_dim: int, down_dims: Sequence[int], kernel_size: int) -> None:
         super().__init__()
+        if not down_dims or any(width % GROUPS for width in down_dims):
+            raise ConfigError(f"algo.network_kwargs.down_dims is {list(down_dims)}; choose multiples of {GROUPS}, one for each level")
+        if kernel_size % 2 == 0:
+            raise ConfigError(f"algo.network_kwargs.kernel_size is {kernel_size}; network 'chiunet' takes an odd one")
         shortest = 2 ** (len(down_dims) - 1)
         if horizon < shortest or horizon & (horizon - 1):
             raise ConfigError(
                 f"algo.horizon is {horizon}; network 'chiunet' with {len(down_dims)} levels takes a power of two from "
                 f"{shortest} on; change algo.horizon and train.seq_length, or algo.network_kwargs.down_dims"
             )
-        if any(width % GROUPS for width in down_dims):
-            raise ConfigError(f"algo.network_kwargs.down_dims is {list(down_dims)}; choose multiples of {GROUPS}")
         self.time_features = nn.Sequential(
             SinusoidalTimeEmbedding(TIME_FEATURES),
             nn.Linear(TIME_FEATURES, 4 * TIME_FEATURES),

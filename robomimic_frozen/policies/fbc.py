@@ -26,6 +26,7 @@ from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.frozen_algo import FrozenAlgo
 from robomimic_frozen.policies.networks import get_velocity_network
 from robomimic_frozen.policies.normalization import Normalization
+from robomimic_frozen.policies.ranges import check_ranges
 from robomimic_frozen.utils.machine import has_fast_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -80,19 +81,13 @@ class FBC(FrozenAlgo, PolicyAlgo):
 
     def _check_config(self) -> None:
         algo, train = self.algo_config, self.global_config.train
-        if algo.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"algo.precision is {algo.precision!r}; choose 'auto', 'float32' or 'bfloat16'")
+        check_ranges(self.global_config, is_trained=is_restoring_checkpoint())
         if train.seq_length != algo.horizon:
             raise ConfigError(f"algo.horizon is {algo.horizon} and train.seq_length is {train.seq_length}; set both to the same value")
         if train.frame_stack != algo.obs_steps:
             raise ConfigError(f"algo.obs_steps is {algo.obs_steps} and train.frame_stack is {train.frame_stack}; set both the same")
         if not 1 <= algo.act_steps <= algo.horizon:
             raise ConfigError(f"algo.act_steps is {algo.act_steps}; choose 1 to algo.horizon ({algo.horizon})")
-        if algo.flow_steps < 1:
-            raise ConfigError(f"algo.flow_steps is {algo.flow_steps}; choose 1 or more")
-        if algo.unfreeze_at_epoch is not None and algo.unfreeze_at_epoch < 2:
-            remedy = "choose 2 or more, or set observation.encoder.rgb.core_kwargs.freeze_encoder to false"
-            raise ConfigError(f"algo.unfreeze_at_epoch is {algo.unfreeze_at_epoch}; {remedy}")
         if self.obs_config.encoder.rgb.core_class == FrozenResNetCore.__name__:
             check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs)
 

@@ -59,7 +59,8 @@ def quickstart(out: Path, task_name: str, num_demos: int | None, num_rollouts: i
     print(f"[3/3] {num_rollouts} rollouts of {task.name}", flush=True)
     (rolled_out,) = evaluate([checkpoint], num_rollouts, task.horizon, Processes(workers), seed, rollouts, num_videos=1)
     if rolled_out.errors:
-        raise StudyError(f"{rolled_out.errors} of {num_rollouts} rollouts ended in an error; see {rollouts}")
+        what = f"{rolled_out.errors} of {num_rollouts} rollouts ended in an error, the first in {rolled_out.first_error}"
+        raise StudyError(f"{what}; see {rollouts}")
     clock.append(time.monotonic())
     spent = {stage: round(end - start, 1) for stage, (start, end) in zip(_STAGES, itertools.pairwise(clock), strict=True)}
     spent["total"] = round(clock[-1] - clock[0], 1)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
-from robomimic_frozen.evaluation.evaluate import evaluate
+from robomimic_frozen.evaluation.evaluate import evaluate, require_results
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.study.plan import Plan, Run
@@ -181,6 +181,7 @@ class _Study:
             [self.out / checkpoint.file for checkpoint in training.checkpoints], plan.evaluation.episodes, plan.evaluation.horizon,
             Processes(self.rollout_workers), plan.evaluation.seed, folder / "evaluation", num_videos=0, progress=False,
         )
+        require_results(rolled_out, folder / "evaluation")
         checkpoints = [
             {**checkpoint.model_dump(), **dataclasses.asdict(summary), "checkpoint": checkpoint.file}
             for checkpoint, summary in zip(training.checkpoints, rolled_out, strict=True)
