@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from robomimic_frozen.errors import DatasetError, MalformedError
+from robomimic_frozen.features.rules import num_samples
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.utils import hdf5
 
@@ -74,7 +75,7 @@ def steps_of(demo: h5py.Group, key: str) -> np.ndarray:
     parent, _, name = key.rpartition("/")
     array = hdf5.array_in(hdf5.group_in(demo, parent) if parent else demo, name)
     values = np.concatenate([np.empty((0, *array.shape[1:])), *hdf5.blocks(array)])
-    return values[: demo.attrs["num_samples"]]
+    return values[: num_samples(demo)]
 
 
 class _Sum:

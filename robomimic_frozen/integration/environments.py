@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from robomimic_frozen.config import has_absolute_actions
 from robomimic_frozen.errors import ConfigError, MalformedError
+from robomimic_frozen.simulation.absolute_actions import arm_settings
 from robomimic_frozen.utils import hdf5
 
 ROBOSUITE: Final = 1
@@ -37,6 +39,11 @@ def check_training_rollouts(config: Any, path: str | Path) -> None:
     if config.use_goals and isinstance(metadata, Mapping) and metadata.get("type") == ROBOSUITE:
         raise ConfigError(f"{where}: the policy is conditioned on goals, and robosuite has none to roll it out with; set {off}")
     check_cameras(where, metadata, shapes, f"its env_args, or set {off}")
+    if has_absolute_actions(config.train.get("action_keys", ())):
+        try:
+            arm_settings(metadata["env_kwargs"].get("controller_configs"))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def check_goals(where: str, config: Any) -> None:

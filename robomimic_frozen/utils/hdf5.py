@@ -98,14 +98,17 @@ def strings(array: h5py.Dataset) -> list[str]:
 
 
 def _item_in(parent: h5py.Group, name: str, kind: type[Item]) -> Item:
-    path, where = parent.file.filename, f"{parent.name}/{name}".lstrip("/")
     try:
         item = parent[name]
     except Exception as error:
-        raise MalformedError(path, where, _why_absent(parent, name, error)) from error
+        raise _absent(parent, name, _why_absent(parent, name, error)) from error
     if not isinstance(item, kind):
-        raise MalformedError(path, where, f"is {_KINDS[type(item)]} where {_KINDS[kind]} belongs")
+        raise _absent(parent, name, f"is {_KINDS[type(item)]} where {_KINDS[kind]} belongs")
     return item
+
+
+def _absent(parent: h5py.Group, name: str, what: str) -> MalformedError:
+    return MalformedError(parent.file.filename, f"{parent.name}/{name}".lstrip("/"), what)
 
 
 def _why_absent(parent: h5py.Group, name: str, error: Exception) -> str:
