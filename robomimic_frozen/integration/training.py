@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from robomimic.config.config import Config
 
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
-from robomimic_frozen.integration.settings import check_config, datasets_of, load_config
+from robomimic_frozen.integration.settings import check_config, load_config
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
