@@ -291,7 +291,7 @@ def _info(arguments: Namespace) -> None:
     "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
     "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "
     "errors.",
-    flag("files", "a dataset (HDF5) or a checkpoint (.pth)", nargs="*", type=Path, metavar="FILE"),
+    flag("files", "a dataset (HDF5) or a checkpoint (.pth), its path or URL", nargs="*", metavar="FILE"),
     flag("--config", "config JSON that the datasets should fit"),
     flag("--json", "print JSON", False))  # fmt: skip
 def _doctor(arguments: Namespace) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import robomimic
+import robomimic.utils.dataset
 from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
@@ -18,6 +20,7 @@ from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
+from robomimic_frozen.simulation.environments import environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.urls import is_url
 
@@ -30,6 +33,7 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     if dataset is not None:
         with config.unlocked():
             config.train.data = dataset
+    _take_list(config)
     return config
 
 
@@ -78,13 +82,15 @@ def check_config(config: Config) -> None:
 
 
 def _check_task(config: Config, path: str | Path) -> None:
-    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair."""
-    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
-    if not isinstance(wanted, str) or wanted not in tasks:
-        return
+    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair.
+
+    Raises:
+        MalformedError: its env_args are no JSON.
+    """
     with hdf5.opened(path) as file:
-        recorded = json.loads(hdf5.attribute(file["data"], "env_args") or "{}").get("env_name")
-    if recorded in tasks and recorded != wanted:
+        recorded = environment_of(file).get("env_name")
+    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
+    if isinstance(recorded, str) and isinstance(wanted, str) and {recorded, wanted} <= tasks.keys() and recorded != wanted:
         raise ConfigError(
             f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
             f"set it to null, or give a dataset of {tasks[wanted]}"
@@ -95,6 +101,25 @@ def datasets_of(config: Config) -> list[Mapping[str, Any]]:
     """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
     data = config.train.data
     return [{"path": data}] if isinstance(data, str) else list(data or ())
+
+
+def _take_list(config: Config) -> None:
+    """Make of a list in `train.data` what the installed robomimic takes. Raises ConfigError for one that it does not take."""
+    data = config.train.data
+    if data is None or isinstance(data, str):
+        return
+    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in data] if isinstance(data, (list, tuple)) else []
+    if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
+        raise ConfigError(f"train.data is {json.dumps(data)}; give the path of a dataset, or a list of them")
+    with config.unlocked():
+        if hasattr(robomimic.utils.dataset, "MetaDataset"):
+            config.train.data = entries
+        elif [entry.keys() for entry in entries] == [{"path"}]:
+            config.train.data = entries[0]["path"]
+        else:
+            what = f"{len(entries)} datasets" if len(entries) > 1 else "a dataset with settings of its own"
+            installed = f"robomimic 0.5 takes, and {robomimic.__version__} is installed"
+            raise ConfigError(f"train.data has {what}, which {installed}; give the path of one, or install that")
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -20,6 +20,7 @@ import torch
 from robomimic.config.config import Config
 
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.integration.beforehand import check_rollouts, warn_of_large_actions
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
 from robomimic_frozen.integration.settings import check_config, datasets_of, load_config
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
@@ -66,6 +67,8 @@ def train(
     require_writable(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
+    check_rollouts(config)
+    warn_of_large_actions(config)
     with (
         tempfile.TemporaryDirectory() as folder,
         # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
