@@ -284,7 +284,7 @@ def _info(arguments: Namespace) -> None:
         print(read_checkpoint(arguments.checkpoint, "CKPT")["config"])
         return
     for name, value in describe_checkpoint(arguments.checkpoint):
-        print(f"{name:24}{value}")
+        print(f"{name:23} {value}")
 
 
 @command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",

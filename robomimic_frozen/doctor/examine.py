@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from robomimic_frozen.doctor.findings import ERROR, NOTE, Examination, Finding, from_error, some_of
 from robomimic_frozen.doctor.installation import offline
-from robomimic_frozen.errors import RobomimicFrozenError, first_line
+from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.utils.kinds import is_checkpoint
 from robomimic_frozen.utils.parallel import Processes, WorkerDiedError, retrying_map
 from robomimic_frozen.utils.urls import local_path
@@ -79,11 +79,9 @@ def examine_checkpoint(path: Path) -> Examination:
     findings = list(judge_environment(path, "env_metadata", checkpoint["env_metadata"]))
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
-        findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        facts = {}
-        what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
-        findings.append(Finding(ERROR, "", what, "use a checkpoint that robomimic's train.py has saved"))
+    except ConfigError as error:
+        return Examination(str(path), {}, [*findings, from_error(error)])
+    findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint)]
     return Examination(str(path), facts, findings)
 
 
