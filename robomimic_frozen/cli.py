@@ -286,14 +286,14 @@ def _info(arguments: Namespace) -> None:
         print(read_checkpoint(arguments.checkpoint, "CKPT")["config"])
         return
     for name, value in describe_checkpoint(arguments.checkpoint):
-        print(f"{name:24}{value}")
+        print(f"{name:23} {value}")
 
 
 @command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",
     "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
     "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "
     "errors.",
-    flag("files", "a dataset (HDF5) or a checkpoint (.pth)", nargs="*", type=Path, metavar="FILE"),
+    flag("files", "a dataset (HDF5) or a checkpoint (.pth), its path or URL", nargs="*", metavar="FILE"),
     flag("--config", "config JSON that the datasets should fit"),
     flag("--json", "print JSON", False))  # fmt: skip
 def _doctor(arguments: Namespace) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
 
@@ -16,10 +16,13 @@ from robomimic_frozen.doctor.findings import ERROR, NOTE, WARNING, Examination, 
 from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
 from robomimic_frozen.features import rules
 from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.machine import installed_version
 
-_CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
+if TYPE_CHECKING:
+    import h5py
+
 _RECORD_AGAIN: Final = "record or render these demos again, or leave them out with a filter key"
 _CONFIG: Final = "config"
 
@@ -39,7 +42,7 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         names = hdf5.members(data)
         if not names:
             raise MalformedError(str(path), "data", "has no demos")
-        metadata, findings = _environment_in(hdf5.attribute(data, "env_args"))
+        metadata, findings = _environment_in(path, file)
         demos = []
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
@@ -63,26 +66,30 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
     return Examination(str(path), facts, findings)
 
 
-def judge_environment(where: str, metadata: Any) -> Iterator[Finding]:
+def judge_environment(path: Path, where: str, metadata: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the metadata of an environment; `where` names the attribute of the dataset or the checkpoint."""
-    if missing := [key for key in ("env_name", "type", "env_kwargs") if not isinstance(metadata, dict) or key not in metadata]:
-        yield Finding(ERROR, where, f"lacks {', '.join(missing)}, without which robomimic makes no environment", _CONVERT)
+    try:
+        check_complete(str(path), where, metadata)
+    except MalformedError as error:
+        yield from_error(error)
         return
+    try:
+        check_can_be_made(str(path), where, metadata)
+    except MalformedError as error:
+        yield replace(from_error(error), severity=WARNING)  # what has no environment here can be trained on all the same
     made_with, here = metadata.get("env_version"), installed_version("robosuite")
-    is_of_robosuite = metadata["type"] == 1  # EnvType.ROBOSUITE_TYPE of robomimic
+    is_of_robosuite = metadata["type"] == ROBOSUITE_TYPE
     if is_of_robosuite and here is not None and str(made_with).split(".")[:2] != here.split(".")[:2]:
         what = f"is of robosuite {made_with or 'of unknown version'}, and {here} is installed: its physics, cameras or controllers differ"
         yield Finding(WARNING, where, what, "convert it with robomimic-frozen data, or expect lower success rates")
 
 
-def _environment_in(text: Any) -> tuple[dict[str, Any], list[Finding]]:
-    if text is None:
-        return {}, [Finding(ERROR, "env_args", "is missing", _CONVERT)]
+def _environment_in(path: Path, file: h5py.File) -> tuple[Mapping[str, Any], list[Finding]]:
     try:
-        metadata = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        return {}, [Finding(ERROR, "env_args", f"is not JSON ({error})", _CONVERT)]
-    return (metadata if isinstance(metadata, dict) else {}), list(judge_environment("env_args", metadata))
+        metadata = environment_of(file)
+    except MalformedError as error:
+        return {}, [from_error(error)]
+    return metadata, list(judge_environment(path, "env_args", metadata))
 
 
 def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:
@@ -196,6 +203,7 @@ def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str
 def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Finding]:
     """Yield what in a dataset does not fit a config."""
     # These load torch and robomimic, which a dataset without a config can do without.
+    from robomimic_frozen.integration.environments import check_rollouts
     from robomimic_frozen.integration.registration import register
     from robomimic_frozen.integration.settings import check_config, load_config, splits_of
 
@@ -210,6 +218,10 @@ def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Fi
     except RobomimicFrozenError as error:
         yield from_error(error, _CONFIG)
         return
+    try:
+        check_rollouts(config)
+    except RobomimicFrozenError as error:
+        yield from_error(error)
     for doubt in doubts:
         what, _, remedy = doubt.partition("; ")
         yield Finding(WARNING, _CONFIG, what, remedy)

@@ -6,8 +6,10 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import robomimic
+import robomimic.utils.dataset
 from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
@@ -18,16 +20,14 @@ from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
-from robomimic_frozen.integration.environments import check_training_rollouts
+from robomimic_frozen.integration.doubts import large_actions, small_crop
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
 from robomimic_frozen.policies.normalization import check_normalization
 from robomimic_frozen.policies.ranges import check_ranges
+from robomimic_frozen.simulation.environments import environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.urls import is_url
-
-_LITTLE: Final = 0.5  # of an image
-_SHOWN_OF_A_SIDE: Final = 76 / 84  # by the crops of robomimic's image configs
 
 
 def load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
@@ -38,6 +38,7 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     if dataset is not None:
         with config.unlocked():
             config.train.data = dataset
+    _take_list(config)
     return config
 
 
@@ -90,9 +91,8 @@ def check_config(config: Config) -> list[str]:
     image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in needs_of(config).images}
     for entry in datasets_of(config):
         _check_task(config, _place_of(entry))
-        check_training_rollouts(config, _place_of(entry))
     specs = [EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *size)) for size in sorted(image_sizes)] if has_core else []
-    return [doubt for spec in specs if (doubt := _small_crop(spec))]
+    return [*(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
 
 
 def needs_of(config: Config) -> Needs:
@@ -168,27 +168,16 @@ def _chosen_demos(config: Config) -> list[ChosenDemos]:
     return [each for demos in chosen for each in demos]
 
 
-def _small_crop(spec: EncoderSpec) -> str | None:
-    """Return a warning where a crop shows less than half of an image, with the size at which it would show as much as robomimic's does."""
-    size, crop = spec.resize_shape or spec.image_shape[1:], spec.preprocessing().output_size
-    shown = crop[0] * crop[1] / (size[0] * size[1])
-    if shown >= _LITTLE:
-        return None
-    resized = [min(side, round(part / _SHOWN_OF_A_SIDE)) for side, part in zip(size, crop, strict=True)]
-    return (
-        f"crop_shape {list(crop)} shows {shown:.0%} of an image of {list(size)}; "
-        f"set observation.encoder.rgb.core_kwargs.resize_shape to {resized}, or choose a larger crop_shape"
-    )
-
-
 def _check_task(config: Config, path: str | Path) -> None:
-    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair."""
-    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
-    if not isinstance(wanted, str) or wanted not in tasks:
-        return
+    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair.
+
+    Raises:
+        MalformedError: its env_args are no JSON.
+    """
     with hdf5.opened(path) as file:
-        recorded = json.loads(hdf5.attribute(file["data"], "env_args") or "{}").get("env_name")
-    if recorded in tasks and recorded != wanted:
+        recorded = environment_of(file).get("env_name")
+    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
+    if isinstance(recorded, str) and isinstance(wanted, str) and {recorded, wanted} <= tasks.keys() and recorded != wanted:
         raise ConfigError(
             f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
             f"set it to null, or give a dataset of {tasks[wanted]}"
@@ -197,6 +186,25 @@ def _check_task(config: Config, path: str | Path) -> None:
 
 def _place_of(entry: Mapping[str, Any]) -> str | Path:
     return entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
+
+
+def _take_list(config: Config) -> None:
+    """Make of a list in `train.data` what the installed robomimic takes. Raises ConfigError for one that it does not take."""
+    data = config.train.data
+    if data is None or isinstance(data, str):
+        return
+    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in data] if isinstance(data, (list, tuple)) else []
+    if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
+        raise ConfigError(f"train.data is {json.dumps(data)}; give the path of a dataset, or a list of them")
+    with config.unlocked():
+        if hasattr(robomimic.utils.dataset, "MetaDataset"):
+            config.train.data = entries
+        elif [entry.keys() for entry in entries] == [{"path"}]:
+            config.train.data = entries[0]["path"]
+        else:
+            what = f"{len(entries)} datasets" if len(entries) > 1 else "a dataset with settings of its own"
+            installed = f"robomimic 0.5 takes, and {robomimic.__version__} is installed"
+            raise ConfigError(f"train.data has {what}, which {installed}; give the path of one, or install that")
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -25,6 +25,7 @@ from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
+from robomimic_frozen.integration.environments import check_rollouts
 from robomimic_frozen.integration.settings import check_config, load_config
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
@@ -72,6 +73,7 @@ def train(
     require_writable(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
+    check_rollouts(config)
     with (
         tempfile.TemporaryDirectory() as folder,
         # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
