@@ -111,6 +111,7 @@ def _demos(arguments: Namespace) -> None:
     flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
     flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang)", type=int),
     NEXT_OBS,
+    flag("--absolute-actions", "also store where actions send the arm: actions_abs, and its parts in action_dict", False),
     flag("--check", "compare a sample of the file, new or old, with frames rendered again", False),
     *executor_flags())  # fmt: skip
 def _data(arguments: Namespace) -> None:
@@ -127,7 +128,7 @@ def _data(arguments: Namespace) -> None:
         raise already_there(out)
     raw = read_raw_file(find_source(source))
     cameras, image_size = default_view(raw.env_meta["env_name"])
-    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs)
+    view = View(tuple(arguments.cameras or cameras), arguments.image_size or image_size, arguments.next_obs, arguments.absolute_actions)
     with executor_of(arguments) as executor:
         if not is_made:
             with upload_to(out) as path:
@@ -285,14 +286,14 @@ def _info(arguments: Namespace) -> None:
         print(read_checkpoint(arguments.checkpoint, "CKPT")["config"])
         return
     for name, value in describe_checkpoint(arguments.checkpoint):
-        print(f"{name:24}{value}")
+        print(f"{name:23} {value}")
 
 
 @command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",
     "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
     "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "
     "errors.",
-    flag("files", "a dataset (HDF5) or a checkpoint (.pth)", nargs="*", type=Path, metavar="FILE"),
+    flag("files", "a dataset (HDF5) or a checkpoint (.pth), its path or URL", nargs="*", metavar="FILE"),
     flag("--config", "config JSON that the datasets should fit"),
     flag("--json", "print JSON", False))  # fmt: skip
 def _doctor(arguments: Namespace) -> int:

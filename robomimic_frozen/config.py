@@ -1,11 +1,26 @@
-"""The config of `fbc_frozen`. Importing this module is what registers it with robomimic."""
+"""The configs of `fbc_frozen` and `bc_frozen`. Importing this module is what registers them with robomimic."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from robomimic.config.base_config import BaseConfig
 from robomimic.config.bc_config import BCConfig
+
+MADE_BY_ROBOMIMIC: Final = ("lang_emb",)
+"""Obs keys that no file has: robomimic 0.5 makes the embedding of a dataset's language instruction itself."""
+
+
+def datasets_of(config: Any) -> list[Mapping[str, Any]]:
+    """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
+    data = config.train.data
+    return [{"path": data}] if isinstance(data, str) else list(data or ())
+
+
+def has_absolute_actions(action_keys: Iterable[str]) -> bool:
+    """Return whether arrays of these names, as robomimic's scripts call them, say where an arm is to go, not how far."""
+    return any(key == "actions_abs" or key.startswith("action_dict/abs_") for key in action_keys)
 
 
 class _FrozenImages:
@@ -22,9 +37,13 @@ class _FrozenImages:
         self.train.hdf5_load_next_obs = False
         self.train.hdf5_cache_mode = "low_dim"
         self.train.dataset_keys = ["actions"]
+        # As in robomimic 0.5: arrays of a demo that are concatenated, and how each is normalised: None, "min_max" or "gaussian".
+        self.train.action_keys = ["actions"]
+        self.train.action_config = {"actions": {"normalization": None}}
 
     def algo_config(self) -> None:
         super().algo_config()  # type: ignore[misc]
+        self.algo.obs_normalization = "gaussian"  # of low-dim observations, by the training demos; or "min_max", or None
         # Features of the frozen encoder, computed once; training then reads no pixels.
         self.algo.feature_cache.enabled = True
         self.algo.feature_cache.dir = None  # folder of the caches; None for ~/.cache/robomimic_frozen
@@ -73,6 +92,7 @@ class FBCFrozenConfig(_FrozenImages, BaseConfig):
         self.train.seq_length = 16  # algo.horizon
         self.train.frame_stack = 1  # algo.obs_steps
         self.train.max_grad_norm = 1.0  # gradients are scaled down to this norm; None for never
+        self.train.action_config = {"actions": {"normalization": "min_max"}}
 
     def algo_config(self) -> None:
         super().algo_config()

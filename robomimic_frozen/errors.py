@@ -52,6 +52,10 @@ class RemoteFileError(RobomimicFrozenError):
     """A file at a URL is not there, or cannot be read or written."""
 
 
+class TrainingDivergedError(RobomimicFrozenError):
+    """The loss is no longer a number, and the run ends without saving what it came to."""
+
+
 class RenderingError(RobomimicFrozenError):
     """No OpenGL backend of this machine can render off screen."""
 

@@ -53,6 +53,8 @@ def make_config(**algo: Any):
         {"rgb_model_name": "small", "pretrained_encoder": False, "emb_dim": 8, "crop_shape": [28, 28]}
     )
     config.algo.network_kwargs.hidden_dims = [32]
+    # There is no dataset to take statistics of.
+    config.algo.obs_normalization = config.train.action_config["actions"]["normalization"] = None
     config.algo.update(algo)
     config.train.seq_length = config.algo.horizon
     config.train.frame_stack = config.algo.obs_steps

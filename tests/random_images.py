@@ -18,5 +18,6 @@ def write_random_images(path: Path, lengths: Sequence[int], size: int) -> ImageS
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for demo, length in enumerate(lengths):
+            file.create_group(f"data/demo_{demo}").attrs["num_samples"] = length
             file[f"data/demo_{demo}/{KEY}"] = generator.integers(0, 256, (length, size, size, 3), dtype=np.uint8)
     return ImageSource(path, tuple(f"demo_{demo}" for demo in range(len(lengths))), KEY)

@@ -17,7 +17,8 @@ IMAGE, POSITION = "agentview_image", "robot0_eef_pos"
 def write_dataset(path: Path, demos: int = 3) -> Path:
     """Write demos of four steps with one 8x8 camera, the last of them in `valid`, the others in `train`."""
     rng = np.random.default_rng(0)
-    env_args = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": {}}
+    env_kwargs = {"camera_names": ["agentview"], "camera_heights": 8, "camera_widths": 8}
+    env_args = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": env_kwargs}
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(env_args)

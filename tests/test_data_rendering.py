@@ -166,6 +166,24 @@ def test_from_url_to_url_it_writes_the_same(raw_path, stock, tmp_path, capsys, m
 
 
 @pytest.mark.sim
+def test_absolute_actions_are_added_under_the_names_of_robomimic_s_scripts_and_nothing_else_changes(raw, stock, tmp_path):
+    render_dataset(raw, tmp_path / "absolute.hdf5", dataclasses.replace(FULL, absolute_actions=True), ThisProcess(), progress=False)
+    assert contents(tmp_path / "absolute.hdf5", "actions_abs", "action_dict") == contents(stock)
+    with h5py.File(tmp_path / "absolute.hdf5") as file:
+        demo = file["data/demo_0"]
+        absolute, parts = demo["actions_abs"][()], {name: values[()] for name, values in demo["action_dict"].items()}
+        positions, actions = demo["obs/robot0_eef_pos"][()], demo["actions"][()]
+    # An action of 1 is 5 cm, from where the hand is; positions are those of the base from here to there.
+    from_the_world = (absolute[:, :3] - (positions + 0.05 * actions[:, :3]))[1:]
+    assert np.abs(from_the_world - from_the_world[0]).max() < 1e-4
+    np.testing.assert_array_equal(absolute[:, 6], actions[:, 6])
+    assert {name: values.shape[1] for name, values in parts.items()} == {
+        "abs_pos": 3, "abs_rot_axis_angle": 3, "abs_rot_6d": 6, "gripper": 1}  # fmt: skip
+    joined = np.concatenate([parts[name] for name in ("abs_pos", "abs_rot_axis_angle", "gripper")], axis=1)
+    np.testing.assert_allclose(joined, absolute, atol=1e-6)
+
+
+@pytest.mark.sim
 def test_a_changed_pixel_is_found(raw_path, stock, tmp_path, capsys):
     path = Path(shutil.copy(stock, tmp_path / "changed.hdf5"))
     with h5py.File(path, "r+") as file:

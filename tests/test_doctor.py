@@ -110,7 +110,7 @@ DAMAGE = {
     "no num_samples": (lambda data, file: data["demo_1"].attrs.pop("num_samples"), ERROR, "demo_1: has no attribute num_samples"),
     "num_samples in words": (set_attribute("data/demo_1", "num_samples", "four"), ERROR, "demo_1: has a num_samples that is no whole"),
     "a demo of no steps": (set_attribute("data/demo_1", "num_samples", 0), ERROR, "demo_1: has no steps"),
-    "too many steps": (in_one("actions", lambda x: np.repeat(x, 2, 0)), ERROR, "actions of demo_1: is longer.*8 steps, num_samples is 4"),
+    "too many steps": (in_one("actions", lambda x: np.repeat(x, 2, 0)), WARNING, "actions of demo_1: is longer.*8 steps, num_samples is 4"),
     "no actions": (delete("data/demo_1/actions"), ERROR, "demo_1: has no actions"),
     "NaN in actions": (in_one("actions", with_nan), ERROR, "actions of demo_1: holds NaN.*1 numbers"),
     "NaN in states": (in_each("states", with_nan), ERROR, "states of demo_0 and 2 others: holds NaN"),
@@ -130,6 +130,8 @@ DAMAGE = {
     "no observations": (delete(*(f"data/demo_{i}/obs" for i in range(3))), WARNING, "has no observations at all"),
     "a copy": (copy_of_demo_0, WARNING, "demo_3: has the actions and states of an earlier demo .demo_3 is demo_0"),
     "an empty filter key": (put("mask/best", np.array([], dtype="S6")), WARNING, "filter key best: names no demos"),
+    "a demo named twice": (put("mask/best", np.array([b"demo_0", b"demo_0"])), ERROR, "filter key best: names demos twice .1 of 2 names"),
+    "a padded name": (put("mask/best", np.array([b"demo_0 "])), ERROR, "filter key best: names 'demo_0 ', which the file does not have"),
     "a filter key of numbers": (put("mask/best", [0, 1]), ERROR, "mask/best: is int64 \\[2\\], not a list of names"),
     "train in valid": (put("mask/valid", np.array([b"demo_0", b"demo_2"])), WARNING, "filter key train: shares demo_0 with valid"),
     "an external link": (put("data/demo_1", h5py.ExternalLink("gone.hdf5", "/x")), ERROR, "demo_1: is a link to /x of gone.hdf5, which"),
@@ -158,6 +160,13 @@ def test_a_flawless_dataset_has_no_findings(small):
     assert examination.facts["filter keys"] == "train (2), valid (1)"
 
 
+def test_demos_may_have_any_name_that_robomimic_sorts(small):
+    with h5py.File(small, "a") as file:
+        file.move("data/demo_1", "data/traj_1")
+        put("mask/train", np.array([b"demo_0", b"traj_1"]))(file["data"], file)
+    assert examine_file(small).findings == []
+
+
 @pytest.mark.fault("a dataset with something wrong in it, given to `doctor`", "found, and where")
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_found_where_it_is(case, small):
@@ -184,7 +193,7 @@ OF_THE_ISSUE = {
     "good": (lambda data, file: None, 0, ""),
     "without images": (without_images, 1, "obs: has no image observations.*robomimic-frozen data FILE renders them"),
     "truncated demo": (in_one(OBS, lambda x: x[:-5]), 2, f"{OBS} of demo_1: is shorter than num_samples says: the demo is truncated"),
-    "filter key naming a missing demo": (put("mask/best", np.array([b"demo_1", b"demo_99"])), 2, "filter key best: names demo_99, which"),
+    "filter key naming a missing demo": (put("mask/best", np.array([b"demo_1", b"demo_99"])), 2, "filter key best: names 'demo_99', which"),
     "normalised images": (NORMALISED, 2, f"{OBS} of demo_0 and 3 others: is float32, and normalised .*robomimic itself divides by 255"),
 }
 
@@ -230,11 +239,15 @@ def test_damaged_bytes_end_in_a_finding_and_never_in_a_traceback(small, tmp_path
 @pytest.mark.fault("a dataset in which HDF5 hangs, given to `doctor`", "given up, with a finding that says so")
 def test_a_file_that_hangs_hdf5_does_not_hang_the_doctor(small, tmp_path):
     os.mkfifo(tmp_path / "fifo")
+    for path in (small, write_dataset(tmp_path / "good.hdf5")):
+        with h5py.File(path, "a") as file:
+            # Of no simulator, which would be imported meanwhile.
+            set_attribute("data", "env_args", json.dumps({**ENV_ARGS, "type": 4}))(file["data"], file)
     with h5py.File(small, "a") as file:
         put("data/demo_1", h5py.ExternalLink("fifo", "/x"))(file["data"], file)
-    hung, good = examine_files([small, write_dataset(tmp_path / "good.hdf5")], None, patience=1)
+    hung, good = examine_files([small, path], None, patience=1)
     assert lines(hung) == [": gives no answer within 1 s when it is read ()"]
-    assert good.findings == []
+    assert [finding.where for finding in good.findings] == ["env_args"]
 
 
 @pytest.mark.parametrize("name", ["absent.hdf5", ".", "page.hdf5"])
@@ -246,12 +259,14 @@ def test_what_is_no_dataset_is_an_error(name, tmp_path):
 MISFITS = {
     "absent obs key": ({"observation.modalities.obs.rgb": ["front_image"]}, ERROR, "no obs key 'front_image'"),
     "crop larger than the images": ({}, ERROR, "crop_shape \\[76, 76\\] is larger than the image \\[8, 8\\]"),
+    "little crop": ({}, WARNING, "crop_shape \\[4, 4\\] shows 25% of an image of \\[8, 8\\]"),
     "absent filter key": ({"train.hdf5_filter_key": "best"}, ERROR, "no filter key 'best'"),
-    "longer than the demos": ({"train.pad_seq_length": False}, ERROR, "sequences of 16 steps, and the shortest demo has 4"),
+    "longer than the demos": ({"train.pad_seq_length": False}, ERROR, "demo_0 has 4 steps, and training takes sequences of 16"),
     "padded": ({}, NOTE, "sequences of 16 steps, and the shortest demo has 4: its last action is repeated"),
+    "larger batches than the demos": ({"train.batch_size": 13}, ERROR, "batch_size is 13, and the training demos have 12 sequences"),
     "absent array": ({"train.dataset_keys": ["actions", "actions_abs"]}, WARNING, "'actions_abs'.*robomimic puts zeros"),
     "horizon shorter than the demos": ({"experiment.rollout.horizon": 3}, WARNING, "rollouts after 3 steps, and the longest demo takes"),
-    "absent next_obs": ({"train.hdf5_load_next_obs": True}, ERROR, "the dataset has no next_obs"),
+    "absent next_obs": ({"train.hdf5_load_next_obs": True}, ERROR, "has no next_obs key"),
     "unknown setting": ({"train.sed": 3}, ERROR, "train.sed|sed"),
 }
 
@@ -259,11 +274,12 @@ MISFITS = {
 @pytest.mark.parametrize("case", MISFITS)
 def test_what_does_not_fit_a_config_is_found(case, small, tmp_path):
     changes, severity, words = MISFITS[case]
-    crop = [76, 76] if "crop" in case else [6, 6]
+    crop = {"crop larger than the images": [76, 76], "little crop": [4, 4]}.get(case, [6, 6])
     core = "observation.encoder.rgb.core_kwargs"
     modalities = "observation.modalities.obs"
     config = json.loads(OFFLINE.read_text())
-    settings = {f"{core}.crop_shape": crop, f"{modalities}.rgb": [IMAGE], f"{modalities}.low_dim": [POSITION], **changes}
+    keys = {f"{modalities}.rgb": [IMAGE], f"{modalities}.low_dim": [POSITION]}
+    settings = {f"{core}.crop_shape": crop, **keys, "train.batch_size": 4, **changes}
     for path, value in settings.items():
         section = config
         *parents, key = path.split(".")

@@ -41,6 +41,7 @@ def dataset(tmp_path):
     with h5py.File(path, "w") as file:
         for demo, frames in enumerate((5, 3, 4)):
             group = file.create_group(f"data/demo_{demo}")
+            group.attrs["num_samples"] = frames
             group[KEY] = generator.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8)
     return path
 
@@ -241,9 +242,9 @@ def test_features_that_are_not_numbers_are_refused(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (np.zeros((5, 16, 16, 3), np.float32), "float32 .* images are uint8"),
-        (np.zeros((5, 3, 16, 16), np.uint8), "images are uint8"),
-        (None, "has no 'obs/agentview_image' in demo_0"),
+        (np.zeros((5, 16, 16, 3), np.float32), "demo_0/obs/agentview_image is float32, not uint8"),
+        (np.zeros((5, 3, 16, 16), np.uint8), "demo_0/obs/agentview_image has channels first"),
+        (None, "has no obs key 'agentview_image' in demo_0"),
     ],
 )
 def test_what_is_no_image_is_refused(content, words, dataset, tmp_path):

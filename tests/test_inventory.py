@@ -22,6 +22,7 @@ KEY = "obs/agentview_image"
 def dataset(tmp_path):
     path = tmp_path / "images.hdf5"
     with h5py.File(path, "w") as file:
+        file.create_group("data/demo_0").attrs["num_samples"] = 4
         file[f"data/demo_0/{KEY}"] = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
     return path
 

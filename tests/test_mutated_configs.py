@@ -5,12 +5,13 @@ import copy
 import json
 
 import h5py
+import numpy as np
 import pytest
 import robomimic.scripts.train as script
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from policies import OBS_SHAPES, make_batch, make_config, make_policy
+from policies import make_batch, make_config, make_policy
 
 from robomimic_frozen import cli
 
@@ -29,8 +30,10 @@ def dataset(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "dataset.hdf5"
     with h5py.File(path, "w") as file:
         file.create_group("data").attrs["env_args"] = "{}"
-        for key in OBS_SHAPES:
-            file[f"data/demo_0/obs/{key}"] = [0]
+        file.create_group("data/demo_0").attrs["num_samples"] = 8
+        file["data/demo_0/actions"] = np.zeros((8, 7))
+        file["data/demo_0/obs/agentview_image"] = np.zeros((8, 32, 32, 3), np.uint8)
+        file["data/demo_0/obs/robot0_eef_pos"] = np.zeros((8, 3))
     return path
 
 

@@ -19,6 +19,7 @@ from small_datasets import IMAGE, POSITION, write_dataset
 from robomimic_frozen.doctor.examine import examine_file
 from robomimic_frozen.doctor.findings import Severity, as_json, as_text, exit_status
 from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.features.rules import Needs
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.utils.files import sha256_of
 
@@ -118,7 +119,7 @@ def whole(tmp_path_factory):
 
 def passes_the_check_before_training(path):
     try:
-        check_dataset(path, [IMAGE, POSITION], ["train"])
+        check_dataset(path, Needs([OBS, f"obs/{POSITION}"], images=frozenset([OBS])), "train")
     except DatasetError:
         return False
     return True

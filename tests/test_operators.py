@@ -6,11 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import robomimic.utils.env_utils as EnvUtils
 import robomimic.utils.obs_utils as ObsUtils
+from robomimic.config import config_factory
 
 import robomimic_frozen
 from robomimic_frozen.data.episodes import attempt_episode
 from robomimic_frozen.data.operators.scripted import CLOSE, GROUPS, OPEN, nearest_turn, turn_hand
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.simulation.absolute_actions import absolute_action, arm_settings
 from robomimic_frozen.simulation.tasks import get_task, make_physics_env
 
 TASKS = ("lift", "can", "square")
@@ -37,19 +41,37 @@ def test_an_operator_solves_the_task_with_valid_actions(task_name, number):
     np.testing.assert_array_equal(states[0], start["states"])
 
 
-@pytest.mark.parametrize("task_name", TASKS)
-def test_its_actions_solve_the_task_again_in_a_fresh_environment_and_go_on_for_as_long_as_the_task_says(task_name):
-    task = get_task(task_name)
-    policy = task.make_policy(task.operators[3], np.random.default_rng(7))
-    outcome = attempt_episode(make_physics_env(task.env_name, seed=7), policy, task)
-    assert outcome is not None
-    start, _, actions = outcome
-    env = make_physics_env(task.env_name, seed=1234)
+def solved_by(actions, start, env):
+    """Whether the task is solved after each of the actions."""
     env.reset()
     env.reset_to(start)
-    solved = [env.step(action) and env.is_success()["task"] for action in actions]
+    return [env.step(action) and env.is_success()["task"] for action in actions]
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_its_actions_solve_the_task_again_in_a_fresh_environment_relative_and_absolute_ones(task_name):
+    task = get_task(task_name)
+    policy = task.make_policy(task.operators[3], np.random.default_rng(7))
+    env = make_physics_env(task.env_name, seed=7)
+    outcome = attempt_episode(env, policy, task)
+    assert outcome is not None
+    start, states, actions = outcome
+    fresh = make_physics_env(task.env_name, seed=1234)
+    solved = solved_by(actions, start, fresh)
     assert solved[-1]
     assert len(actions) == solved.index(True) + 1 + task.hold_steps
+
+    env.reset_to(start)
+    absolute = [env.reset_to({"states": state}) and absolute_action(env.env, action) for state, action in zip(states, actions, strict=True)]
+    # As training and rollouts make their environment.
+    config = config_factory("fbc_frozen")
+    config.train.action_keys = ["actions_abs"]
+    assert solved_by(absolute, start, EnvUtils.wrap_env_from_config(fresh, config)) == solved
+
+
+def test_an_environment_without_arms_that_take_poses_refuses_absolute_actions():
+    with pytest.raises(ConfigError, match="takes no absolute actions: .*; set train.action_keys to relative ones"):
+        arm_settings({"type": "BASIC", "body_parts": {"right": {"type": "JOINT_VELOCITY"}}})
 
 
 def test_an_attempt_that_takes_longer_than_demonstrations_may_has_failed():

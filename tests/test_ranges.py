@@ -63,7 +63,6 @@ def test_the_defaults_of_every_algorithm_are_in_range():
 @pytest.mark.parametrize("check", [check_config, make_policy])
 def test_ranges_are_looked_at_by_the_command_and_by_the_policy_itself(check, tmp_path):
     config = make_config()
-    config.observation.encoder.rgb.core_kwargs.crop_shape, config.train.batch_size = None, 2  # which fit
     config.train.data = str(write_dataset(tmp_path / "small.hdf5"))
     apply_overrides(config, [f"{POLICY}.learning_rate.warmup_steps=-5"])
     with pytest.raises(ConfigError, match="warmup_steps is -5"):

@@ -25,6 +25,7 @@ def write_untrained_checkpoint(dataset: Path, path: Path, obs_steps: int = 1, **
     select_gl_backend()
     config = config_factory("fbc_frozen")
     config.train.cuda = False
+    config.train.data = str(dataset)
     config.observation.encoder.rgb.core_kwargs.rgb_model_name = "efficientnet_lite0"
     config.algo.obs_steps = config.train.frame_stack = obs_steps
     ObsUtils.initialize_obs_utils_with_config(config)

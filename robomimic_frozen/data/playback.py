@@ -16,6 +16,7 @@ import robomimic.utils.env_utils as EnvUtils
 from robomimic_frozen.data.raw_file import RawFile
 from robomimic_frozen.errors import DatasetError, first_line
 from robomimic_frozen.simulation import tasks
+from robomimic_frozen.simulation.absolute_actions import absolute_action, arm_settings
 from robomimic_frozen.simulation.cameras import CameraGate, KeptRenderer
 from robomimic_frozen.simulation.gl import prepare_robosuite
 
@@ -73,6 +74,20 @@ class Playback:
         if not self._next_obs:
             del trajectory["next_obs"]
         return trajectory, cameras
+
+    def absolute_actions(self, demo: h5py.Group) -> np.ndarray:
+        """Return where each action of a demo sends the arm [T, A]; the demo has been played back. Raises ConfigError.
+
+        The first action counts from the pose that the controllers remember of the reset, as it does when a demo is played again.
+        """
+        arm_settings(self._raw.env_meta["env_kwargs"].get("controller_configs"))
+        self.reset_to(start_of(demo))
+        with self._gate.closed():
+            return np.stack([self._absolute_action(*pair) for pair in zip(demo["states"], demo["actions"], strict=True)])
+
+    def _absolute_action(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        self._reset_to({"states": state})
+        return absolute_action(self._env.env, action)
 
     def reset_to(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Do as robomimic's `reset_to`, but render when the state that is asked for has been reached, not on the way."""

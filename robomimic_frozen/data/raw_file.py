@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
 from robomimic_frozen.utils import hdf5
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 # Before 1.5 robosuite called what a robot stands on mount0, and looks for other names since.
 _OLD_SCENE: Final = re.compile(r'name="mount\d+_base"')
 _CAMERA: Final = re.compile(r'<camera\b[^>]*?\sname="([^"]+)"')
-_ROBOSUITE_ENV: Final = 1  # robomimic's EnvType.ROBOSUITE_TYPE
 _ONE_ARMED: Final = ("Panda", "Sawyer", "IIWA", "Jaco", "Kinova3", "UR5e")
 
 # Settings of OSC_POSE that mean in robosuite 1.5 what they meant before, and those that it takes no notice of.
@@ -106,7 +106,7 @@ def for_robosuite_1_5(env_meta: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DatasetError: with the reason, where it is not known how.
     """
-    if env_meta.get("type") != _ROBOSUITE_ENV:
+    if env_meta.get("type") != ROBOSUITE_TYPE:
         raise _refusal(f"type {env_meta.get('type')!r} is not of robosuite")
     result = deepcopy(dict(env_meta))
     kwargs = result["env_kwargs"]

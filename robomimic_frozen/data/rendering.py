@@ -19,6 +19,7 @@ from tqdm import tqdm
 from robomimic_frozen.data.raw_file import RawFile, read_raw_file
 from robomimic_frozen.errors import DatasetError, MalformedError, first_line
 from robomimic_frozen.simulation import gl, tasks
+from robomimic_frozen.simulation.absolute_actions import action_dict
 from robomimic_frozen.utils import files, hdf5
 from robomimic_frozen.utils.machine import PACKAGES, installed_version
 from robomimic_frozen.utils.parallel import Executor, ordered_map, retrying_map, worker_state
@@ -37,11 +38,15 @@ _IMAGE: Final = "_image"
 
 @dataclass(frozen=True)
 class View:
-    """What is written of every state: each `<camera>_image`, its height and width in pixels, and whether `next_obs`, too."""
+    """What is written of every state: each `<camera>_image`, its height and width in pixels, and whether `next_obs`, too.
+
+    With `absolute_actions` also, as robomimic's scripts do, `actions_abs`, and of one arm their parts in `action_dict`.
+    """
 
     cameras: tuple[str, ...]
     image_size: int
     next_obs: bool = False
+    absolute_actions: bool = False
 
 
 def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor | None = None, progress: bool = True) -> None:
@@ -119,6 +124,8 @@ def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
                 group[f"{parent}/{key}"] = values
         for key in demo.keys() & {"actions_abs", "action_dict"}:
             demo.copy(key, group)
+        if view.absolute_actions:
+            _add_absolute_actions(group, playback, demo)
         group.attrs["model_file"] = tasks.portable_model(demo.attrs["model_file"])
         if "ep_meta" in demo.attrs:
             group.attrs["ep_meta"] = demo.attrs["ep_meta"]
@@ -127,6 +134,17 @@ def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
         group.attrs["num_samples"] = len(trajectory["actions"])
         file.flush()
         return file.id.get_file_image()
+
+
+def _add_absolute_actions(group: h5py.Group, playback: Playback, demo: h5py.Group) -> None:
+    if "actions_abs" not in group:
+        group["actions_abs"] = playback.absolute_actions(demo)
+    absolute = group["actions_abs"][()]
+    if absolute.shape[1] == 7:
+        parts = group.require_group("action_dict")
+        for name, values in action_dict(absolute, "abs_").items():
+            if name not in parts:
+                parts[name] = values
 
 
 def _make_playback(raw_path: str | Path, cameras: tuple[str, ...], height: int, width: int, next_obs: bool = False) -> Playback:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +14,7 @@ import numpy as np
 
 from robomimic_frozen.doctor.findings import ERROR, WARNING, Finding, from_error
 from robomimic_frozen.errors import MalformedError
+from robomimic_frozen.features import rules
 from robomimic_frozen.utils import hdf5
 
 OBSERVATIONS: Final = ("obs", "next_obs")
@@ -83,14 +83,11 @@ def _damage_noted(findings: list[Finding], where: str = "") -> Iterator[None]:
 
 
 def _num_samples(group: h5py.Group, findings: list[Finding]) -> int | None:
-    value = hdf5.attribute(group, "num_samples")
-    try:
-        return operator.index(value)
-    except TypeError:
-        what = "has no attribute num_samples" if value is None else "has a num_samples that is no whole number"
-        remedy = "set it to the number of steps, as robomimic's scripts/conversion do"
-        findings.append(Finding(ERROR, "", what, remedy, "" if value is None else repr(value)))
+    length = rules.as_length(hdf5.attribute(group, "num_samples"))
+    if isinstance(length, rules.Fault):
+        findings.append(Finding(ERROR, "", *length))
         return None
+    return length
 
 
 def _read_observations(demo: Demo, group: h5py.Group, name: str) -> None:
@@ -108,9 +105,8 @@ def _read_array(demo: Demo, parent: h5py.Group, name: str, key: str) -> None:
     demo.lengths[key] = None
     with _damage_noted(demo.findings, key):
         array = hdf5.array_in(parent, name)
-        if array.dtype.kind not in "biuf" or not array.ndim:
-            detail = f"{array.dtype} {list(array.shape)}"
-            demo.findings.append(Finding(ERROR, key, "is no sequence of numbers", "store [T, ...] numbers", detail))
+        if fault := rules.numbers_fault(array.dtype, array.shape):
+            demo.findings.append(Finding(ERROR, key, *fault))
             return
         demo.lengths[key] = array.shape[0]
         if array.is_virtual:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
 
 from robomimic_frozen.doctor.contents import OBSERVATIONS, Demo, Summary, read_demo, read_filter_keys
 from robomimic_frozen.doctor.findings import ERROR, NOTE, WARNING, Examination, Finding, from_error, grouped, some_of
 from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
+from robomimic_frozen.features import rules
+from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.machine import installed_version
 
-_CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
-_STORE_UINT8: Final = "store images as uint8 [T, H, W, 3] of 0 to 255; robomimic itself divides by 255"
+if TYPE_CHECKING:
+    import h5py
+
 _RECORD_AGAIN: Final = "record or render these demos again, or leave them out with a filter key"
-_CONVERT_AGAIN: Final = "download or convert the file again, or leave these demos out with a filter key"
 _CONFIG: Final = "config"
 
 
@@ -40,7 +42,7 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         names = hdf5.members(data)
         if not names:
             raise MalformedError(str(path), "data", "has no demos")
-        metadata, findings = _environment_in(hdf5.attribute(data, "env_args"))
+        metadata, findings = _environment_in(path, file)
         demos = []
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
@@ -64,49 +66,54 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
     return Examination(str(path), facts, findings)
 
 
-def judge_environment(where: str, metadata: Any) -> Iterator[Finding]:
+def judge_environment(path: Path, where: str, metadata: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the metadata of an environment; `where` names the attribute of the dataset or the checkpoint."""
-    if missing := [key for key in ("env_name", "type", "env_kwargs") if not isinstance(metadata, dict) or key not in metadata]:
-        yield Finding(ERROR, where, f"lacks {', '.join(missing)}, without which robomimic makes no environment", _CONVERT)
+    try:
+        check_complete(str(path), where, metadata)
+    except MalformedError as error:
+        yield from_error(error)
         return
+    try:
+        check_can_be_made(str(path), where, metadata)
+    except MalformedError as error:
+        yield replace(from_error(error), severity=WARNING)  # what has no environment here can be trained on all the same
     made_with, here = metadata.get("env_version"), installed_version("robosuite")
-    is_of_robosuite = metadata["type"] == 1  # EnvType.ROBOSUITE_TYPE of robomimic
+    is_of_robosuite = metadata["type"] == ROBOSUITE_TYPE
     if is_of_robosuite and here is not None and str(made_with).split(".")[:2] != here.split(".")[:2]:
         what = f"is of robosuite {made_with or 'of unknown version'}, and {here} is installed: its physics, cameras or controllers differ"
         yield Finding(WARNING, where, what, "convert it with robomimic-frozen data, or expect lower success rates")
 
 
-def _environment_in(text: Any) -> tuple[dict[str, Any], list[Finding]]:
-    if text is None:
-        return {}, [Finding(ERROR, "env_args", "is missing", _CONVERT)]
+def _environment_in(path: Path, file: h5py.File) -> tuple[Mapping[str, Any], list[Finding]]:
     try:
-        metadata = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        return {}, [Finding(ERROR, "env_args", f"is not JSON ({error})", _CONVERT)]
-    return (metadata if isinstance(metadata, dict) else {}), list(judge_environment("env_args", metadata))
+        metadata = environment_of(file)
+    except MalformedError as error:
+        return {}, [from_error(error)]
+    return metadata, list(judge_environment(path, "env_args", metadata))
 
 
 def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:
-    if odd := [name for name in names if not re.fullmatch("demo_[0-9]+", name)]:
-        remedy = "rename to demo_0, demo_1 and so on: robomimic sorts demos by that number"
-        yield Finding(ERROR, some_of(odd), "is not called demo_N", remedy)
+    yield from grouped((name, Finding(ERROR, "", *fault)) for name, fault in rules.name_faults(names))
     steps = sum(demo.steps or 0 for demo in demos)
     if total is not None and str(total) != str(steps):
         yield Finding(WARNING, "total", f"is {total}, and the demos have {steps} steps", f"set the attribute to {steps}")
 
 
 def _judge_demo(demo: Demo) -> Iterator[Finding]:
-    if demo.steps is not None and demo.steps < 1:
-        yield Finding(ERROR, "", "has no steps", "leave it out with a filter key", f"num_samples is {demo.steps}")
-    for key, length in demo.lengths.items():
-        if demo.steps is not None and length is not None and length != demo.steps:
-            what = "is shorter than num_samples says: the demo is truncated" if length < demo.steps else "is longer than num_samples says"
-            yield Finding(ERROR, key, what, _CONVERT_AGAIN, f"{length} steps, num_samples is {demo.steps}")
+    if demo.steps is not None:
+        if fault := rules.steps_fault(demo.steps):
+            yield Finding(ERROR, "", *fault)
+        for key, length in demo.lengths.items():
+            if length is not None and (fault := rules.length_fault(length, demo.steps)):
+                yield Finding(ERROR, key, *fault)
+            elif length is not None and length > demo.steps:
+                what, remedy = "is longer than num_samples says: its end is not used", "see whether num_samples is right"
+                yield Finding(WARNING, key, what, remedy, f"{length} steps, num_samples is {demo.steps}")
     for key, array in demo.arrays.items():
         if array.not_finite:
             yield Finding(ERROR, key, "holds NaN or infinite numbers, which end training", _RECORD_AGAIN, f"{array.not_finite} numbers")
-        if key == "actions" and len(array.shape) != 2:
-            yield Finding(ERROR, key, "are not [T, action dim]", "store one vector for each step", str(list(array.shape)))
+        if key == "actions" and (fault := rules.actions_fault(array.shape)):
+            yield Finding(ERROR, key, *fault)
         if key == "actions" and (array.low < -1 or array.high > 1):
             what = "leave [-1, 1], to which robosuite clips them and robomimic's policies are made"
             remedy = "scale actions to [-1, 1]; the controller in env_args says what 1 means"
@@ -122,15 +129,13 @@ def _is_image(key: str, array: Summary) -> bool:
 
 
 def _judge_image(key: str, array: Summary) -> Iterator[Finding]:
-    shape, length = array.shape, array.shape[0]
-    if len(shape) != 4 or shape[-1] != 3:
-        what = "has channels first" if len(shape) == 4 and shape[1] == 3 else "is no sequence of RGB images"
-        yield Finding(ERROR, key, what, _STORE_UINT8, f"[T, {', '.join(map(str, shape[1:]))}]")
-    if array.dtype != "uint8":
-        what = f"is {array.dtype}, {'and normalised' if array.low < 0 or array.high <= 1 else 'not uint8'}"
-        yield Finding(ERROR, key, what, _STORE_UINT8, f"{array.low:.4g} to {array.high:.4g}")
+    length = array.shape[0]
+    if fault := rules.image_fault(array.dtype, array.shape):
+        normalised = array.dtype != "uint8" and (array.low < 0 or array.high <= 1)
+        what = f"is {array.dtype}, and normalised" if normalised else fault.what
+        yield Finding(ERROR, key, what, fault.remedy, f"{fault.detail} of {array.low:.4g} to {array.high:.4g}")
     elif array.high == 1:
-        yield Finding(ERROR, key, "holds only 0 and 1: normalised images that were cut to integers", _STORE_UINT8)
+        yield Finding(ERROR, key, "holds only 0 and 1: normalised images that were cut to integers", rules.STORE_UINT8)
     if length and array.black == length:
         yield Finding(ERROR, key, "is black in every frame", "render with another MUJOCO_GL (egl or osmesa)")
     elif array.plain:
@@ -186,11 +191,8 @@ def _missing_images(demos: Sequence[Demo]) -> Iterator[Finding]:
 def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str]) -> Iterator[Finding]:
     for key, chosen in filter_keys.items():
         where = f"filter key {key}"
-        if not chosen:
-            yield Finding(WARNING, where, "names no demos", "delete it or write it again")
-        if missing := [name for name in chosen if name not in demos]:
-            what = f"names {some_of(missing)}, which the file does not have"
-            yield Finding(ERROR, where, what, "write it again, with robomimic's split_train_val.py say")
+        for fault in rules.filter_key_faults(chosen, demos):
+            yield Finding(ERROR if chosen else WARNING, where, *fault)
         valid = key.removesuffix("train") + "valid"
         shared = [name for name in chosen if name in filter_keys.get(valid, ())]
         if key.endswith("train") and shared:
@@ -201,31 +203,34 @@ def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str
 def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Finding]:
     """Yield what in a dataset does not fit a config."""
     # These load torch and robomimic, which a dataset without a config can do without.
-    from robomimic_frozen.encoders.core import FrozenResNetCore
-    from robomimic_frozen.encoders.spec import EncoderSpec
+    from robomimic_frozen.integration.environments import check_rollouts
     from robomimic_frozen.integration.registration import register
-    from robomimic_frozen.integration.settings import check_config, load_config
+    from robomimic_frozen.integration.settings import check_config, load_config, splits_of
 
     register()
     try:
         config = load_config(config_path, None, str(path), [])
-        check_config(config)
-        encoder, keys = config.observation.encoder.rgb, [f"obs/{key}" for key in config.observation.modalities.obs.rgb]
-        for shape in sorted({demo.arrays[key].shape[1:3] for demo in demos for key in keys if key in demo.arrays}):
-            if encoder.core_class == FrozenResNetCore.__name__:
-                EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *shape))
+        doubts = check_config(config)
+        chosen = {name for filter_key in splits_of(config).values() for name in demos_in(path, filter_key)}
+    except MalformedError as error:
+        yield Finding(ERROR, _CONFIG, f"chooses a demo that training refuses: {error.where} {error.what}", error.remedy)
+        return
     except RobomimicFrozenError as error:
         yield from_error(error, _CONFIG)
         return
-    train, shortest = config.train, min((demo.steps for demo in demos if demo.steps is not None), default=0)
-    needed = 1 + (0 if train.pad_seq_length else train.seq_length - 1) + (0 if train.pad_frame_stack else train.frame_stack - 1)
-    if shortest < needed:
-        what = f"takes sequences of {needed} steps, and the shortest demo has {shortest}"
-        yield Finding(ERROR, _CONFIG, what, "set train.pad_seq_length and train.pad_frame_stack to true")
-    elif shortest < train.seq_length:
-        what = f"takes sequences of {train.seq_length} steps, and the shortest demo has {shortest}: its last action is repeated"
+    try:
+        check_rollouts(config)
+    except RobomimicFrozenError as error:
+        yield from_error(error)
+    for doubt in doubts:
+        what, _, remedy = doubt.partition("; ")
+        yield Finding(WARNING, _CONFIG, what, remedy)
+    train, demos = config.train, [demo for demo in demos if demo.name in chosen]
+    steps = [demo.steps for demo in demos if demo.steps is not None]
+    if min(steps) < train.seq_length:
+        what = f"takes sequences of {train.seq_length} steps, and the shortest demo has {min(steps)}: its last action is repeated"
         yield Finding(NOTE, _CONFIG, what, "choose a smaller train.seq_length (algo.horizon) if that is not wanted")
-    rollout, longest = config.experiment.rollout, max((demo.steps for demo in demos if demo.steps is not None), default=0)
+    rollout, longest = config.experiment.rollout, max(steps)
     if rollout.enabled and rollout.horizon < longest:
         what = f"ends rollouts after {rollout.horizon} steps, and the longest demo takes {longest}"
         yield Finding(WARNING, _CONFIG, what, f"set experiment.rollout.horizon to more than {longest}")
@@ -233,6 +238,3 @@ def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Fi
         if not all(key in demo.lengths for demo in demos):
             what = f"names {key!r} in train.dataset_keys, which not every demo has; robomimic puts zeros in its place"
             yield Finding(WARNING, _CONFIG, what, "take it out of train.dataset_keys, or use another dataset")
-    if train.hdf5_load_next_obs and not any(key.startswith("next_obs/") for demo in demos for key in demo.lengths):
-        what = "has train.hdf5_load_next_obs, and the dataset has no next_obs"
-        yield Finding(ERROR, _CONFIG, what, "set it to false, or convert the dataset with next_obs")

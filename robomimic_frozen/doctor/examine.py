@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from tqdm import tqdm
 
 from robomimic_frozen.doctor.findings import ERROR, NOTE, Examination, Finding, from_error, some_of
 from robomimic_frozen.doctor.installation import offline
-from robomimic_frozen.errors import RobomimicFrozenError, first_line
+from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.utils.kinds import is_checkpoint
 from robomimic_frozen.utils.parallel import Processes, WorkerDiedError, retrying_map
+from robomimic_frozen.utils.urls import local_path
 
 
-def examine_files(paths: Sequence[Path], config_path: str | None, patience: int = 120) -> list[Examination]:
+def examine_files(paths: Sequence[str | Path], config_path: str | None, patience: int = 120) -> list[Examination]:
     """Return an examination of each file.
 
     Args:
@@ -30,22 +31,20 @@ def examine_files(paths: Sequence[Path], config_path: str | None, patience: int 
     return [_or_failure(path, answers[index], patience) for index, path in enumerate(paths)]
 
 
-def examine_file(path: Path, config_path: str | None = None, alive: Callable[[], object] = lambda: None) -> Examination:
+def examine_file(place: str | Path, config_path: str | None = None, alive: Callable[[], object] = lambda: None) -> Examination:
     """Return an examination of a dataset or a checkpoint, made in this process. Arguments are those of `examine_dataset`."""
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        return Examination(str(path), {}, [Finding(ERROR, "", what, "give the path of a dataset or a checkpoint")])
     try:
-        if path.suffix in (".pth", ".pt") or zipfile.is_zipfile(path):
+        path = local_path(place)
+        if is_checkpoint(path):
             return examine_checkpoint(path)
         from robomimic_frozen.doctor.dataset import examine_dataset  # which loads HDF5
 
         return examine_dataset(path, config_path, alive)
     except RobomimicFrozenError as error:
-        return Examination(str(path), {}, [from_error(error)])
+        return Examination(str(place), {}, [from_error(error)])
 
 
-def _examine_with_patience(path: Path, config_path: str | None, patience: int) -> Examination:
+def _examine_with_patience(path: str | Path, config_path: str | None, patience: int) -> Examination:
     # In the place of a semaphore, which would outlive a process that is ended.
     tqdm.set_lock(threading.RLock())
     # Without a handler the alarm ends the process, also one that is inside HDF5.
@@ -56,7 +55,7 @@ def _examine_with_patience(path: Path, config_path: str | None, patience: int) -
         signal.alarm(0)
 
 
-def _or_failure(path: Path, answer: Examination | Exception, patience: int) -> Examination:
+def _or_failure(path: str | Path, answer: Examination | Exception, patience: int) -> Examination:
     if isinstance(answer, Examination):
         return answer
     what = f"could not be examined ({type(answer).__name__}: {first_line(answer)})"
@@ -77,14 +76,12 @@ def examine_checkpoint(path: Path) -> Examination:
 
     register()
     checkpoint = read_checkpoint(path, "FILE")
-    findings = list(judge_environment("env_metadata", checkpoint["env_metadata"]))
+    findings = list(judge_environment(path, "env_metadata", checkpoint["env_metadata"]))
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
-        findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint), *_misfit(checkpoint)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        facts = {}
-        what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
-        findings.append(Finding(ERROR, "", what, "use a checkpoint that robomimic's train.py has saved"))
+    except ConfigError as error:
+        return Examination(str(path), {}, [*findings, from_error(error)])
+    findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint), *_misfit(checkpoint)]
     return Examination(str(path), facts, findings)
 
 

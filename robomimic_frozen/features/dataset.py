@@ -1,8 +1,9 @@
-"""robomimic's SequenceDataset with cached features in the place of images."""
+"""robomimic's SequenceDataset, with any action keys, and with cached features in the place of images."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,39 @@ class GatheredBatch:
 default_collate_fn_map[GatheredBatch] = lambda batches, *, collate_fn_map=None: batches[0].tensors
 
 
-class CachedFeatureDataset(SequenceDataset):
+class ActionKeysDataset(SequenceDataset):
+    """Sequences whose 'actions' are arrays of a demo, concatenated as robomimic 0.5 does it, in the units of the file.
+
+    Args:
+        action_keys: names of the arrays.
+    """
+
+    hdf5_cache: Mapping[str, Any] | None
+
+    def __init__(self, *args: Any, action_keys: Sequence[str], dataset_keys: Sequence[str], **kwargs: Any) -> None:
+        self.action_keys = tuple(action_keys)
+        self._is_stock = "action_keys" in inspect.signature(SequenceDataset.__init__).parameters
+        if self._is_stock:
+            kwargs |= {"action_keys": action_keys, "action_config": {key: {"normalization": None} for key in action_keys}}
+        super().__init__(*args, dataset_keys=tuple(dict.fromkeys([*dataset_keys, *action_keys])), **kwargs)
+
+    def get_dataset_for_ep(self, ep: str, key: str) -> Any:
+        """Return an array of a demo, from memory where it is there; robomimic 0.3 knows no groups but those of observations."""
+        if key in self.action_keys and self.hdf5_cache is not None:
+            return self.hdf5_cache[ep][key]
+        if key in self.action_keys:
+            return self.hdf5_file[f"data/{ep}/{key}"]
+        return super().get_dataset_for_ep(ep, key)
+
+    def get_item(self, index: int) -> dict[str, Any]:
+        """Return a sequence as robomimic does."""
+        item = super().get_item(index)
+        if not self._is_stock:
+            item["actions"] = np.concatenate([item[key].reshape(len(item[key]), -1) for key in self.action_keys], axis=-1)
+        return item
+
+
+class CachedFeatureDataset(ActionKeysDataset):
     """Sequences as SequenceDataset gives them, with features [.., F, 1, 1] under the image obs keys.
 
     A feature is shaped like an image of one pixel, because robomimic's networks count dimensions. Whole batches are
@@ -55,7 +88,7 @@ class CachedFeatureDataset(SequenceDataset):
         encoder_is_frozen: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
-        self._make_pixel_dataset = functools.partial(SequenceDataset, hdf5_path, obs_keys, *args, **kwargs)
+        self._make_pixel_dataset = functools.partial(ActionKeysDataset, hdf5_path, obs_keys, *args, **kwargs)
         self.features, self.encoder_is_frozen = features, encoder_is_frozen
         self.obs_frames, self.random_crops = obs_frames, random_crops
         self.image_keys = [key for key in obs_keys if f"obs/{key}" in features]

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
 
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.features.dataset import CachedFeatureDataset
-from robomimic_frozen.features.source import ImageSource, demos_in
+from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
+from robomimic_frozen.features.source import ImageSource, check_dataset
 from robomimic_frozen.features.store import ensure_features
-from robomimic_frozen.integration.settings import datasets_of
+from robomimic_frozen.integration.settings import image_keys, needs_of
 from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import is_url
@@ -32,7 +33,7 @@ def why_uncached(config: Any) -> str | None:
     """Return why a run with this config must read pixels; None when features serve it as well."""
     if "feature_cache" not in config.algo:
         return f"{config.algo_name} reads no features; choose fbc_frozen or bc_frozen"
-    if not _image_keys(config):
+    if not image_keys(config):
         return "the policy looks at no images"
     encoder = config.observation.encoder.rgb
     if not config.algo.feature_cache.enabled:
@@ -48,10 +49,6 @@ def why_uncached(config: Any) -> str | None:
         if randomizer:
             return f"the cache cannot reproduce the randomizer {randomizer}"
     return None
-
-
-def _image_keys(config: Any) -> set[str]:
-    return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
 
 
 def _encoder_is_frozen(config: Any) -> bool:
@@ -72,12 +69,22 @@ def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., Sequence
     """Return what makes the datasets of a run, for the demos of `filter_key`, in the place of SequenceDataset; None for nothing."""
     if "feature_cache" not in config.algo:
         return None
-    reason = why_uncached(config)
+    # Whole batches are gathered without images, too, in a hundredth of the time that robomimic takes for single sequences.
+    reason = why_uncached(config) if image_keys(config) else None
     if reason is not None:
         logger.info("training reads pixels: %s", reason)
-        return None
+        return functools.partial(_make_pixel_dataset, config)
     validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
     return functools.partial(_make_dataset, config, not validating)
+
+
+def _make_pixel_dataset(config: Any, *args: Any, **kwargs: Any) -> SequenceDataset:
+    return ActionKeysDataset(*args, **_as_stored(config, kwargs))
+
+
+def _as_stored(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Have actions served as they are stored; the algorithm normalises them, with numbers that its checkpoints keep."""
+    return {**{name: value for name, value in kwargs.items() if name != "action_config"}, "action_keys": config.train.action_keys}
 
 
 def _make_dataset(
@@ -85,7 +92,7 @@ def _make_dataset(
     demo_limit: int | None = None, load_next_obs: bool = True, **kwargs: Any,
 ) -> SequenceDataset:  # fmt: skip
     limit = {} if demo_limit is None else {"demo_limit": demo_limit}  # which robomimic 0.3 does not know
-    kwargs = {**kwargs, **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
+    kwargs = {**_as_stored(config, kwargs), **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
     return CachedFeatureDataset(
         hdf5_path, obs_keys, *args, **kwargs,
         features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
@@ -101,12 +108,12 @@ def _features(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Return 'obs/<obs key>' or 'next_obs/<obs key>' -> features under the encoder of `config`. Raises as `ensure_features`."""
     place = path if is_url(path) else Path(path).expanduser().absolute()
-    demos, image_keys = demos_in(place, filter_key)[:demo_limit], _image_keys(config)
+    demos, images = tuple(check_dataset(place, needs_of(config), filter_key, demo_limit).steps), image_keys(config)
     groups = ("obs", "next_obs") if next_obs else ("obs",)
     cache, core_kwargs = config.algo.feature_cache, config.observation.encoder.rgb.core_kwargs
     device = None if config.train.cuda else torch.device("cpu")
     features = {}
-    for source in (ImageSource(place, demos, f"{group}/{key}") for group in groups for key in obs_keys if key in image_keys):
+    for source in (ImageSource(place, demos, f"{group}/{key}") for group in groups for key in obs_keys if key in images):
         spec = EncoderSpec.from_core_kwargs(core_kwargs, source.image_shape(), cache)
         features[source.key] = ensure_features(spec, source, executor, cache.dir, device).features
     return features

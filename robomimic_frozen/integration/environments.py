@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
-from robomimic_frozen.errors import ConfigError, MalformedError
-from robomimic_frozen.utils import hdf5
+from robomimic.config.config import Config
 
-ROBOSUITE: Final = 1
-"""What `type` in the metadata of an environment says of robosuite's: EnvType.ROBOSUITE_TYPE of robomimic."""
+from robomimic_frozen.config import datasets_of, has_absolute_actions
+from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.simulation.absolute_actions import arm_settings
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
+from robomimic_frozen.utils import hdf5
 
 Shapes = Mapping[str, Sequence[int]]
 """obs key -> shape of one observation, images with channels first"""
 
 _IMAGE: Final = "_image"
-_SIZE_OF_ROBOSUITE: Final = 256
+_CAMERA_OF_ROBOSUITE, _SIZE_OF_ROBOSUITE = "agentview", 256
 
 
-def check_training_rollouts(config: Any, path: str | Path) -> None:
-    """Raise ConfigError if rollouts while training on a dataset would give the policy something else than the dataset has, or no goals."""
+def check_rollouts(config: Config) -> None:
+    """Raise unless robomimic can make the environments that a run would roll out in, and they give and take what its demos have.
+
+    Raises:
+        ConfigError: they give the policy something else or take no absolute actions; `experiment.additional_envs` is no list of names.
+        DatasetError: with what is wrong with the environment, and what to do.
+    """
     if not config.experiment.rollout.enabled:
         return
+    for path, metadata in _environments(config):
+        check_complete(path, "env_args", metadata)
+        check_can_be_made(path, "env_args", metadata)
+        _check_fit(config, path, metadata)
+
+
+def _environments(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield dataset and metadata of each environment that robomimic's train.py makes."""
+    experiment, update = config.experiment, config.experiment.get("env_meta_update_dict")  # which robomimic 0.3 does not have
+    others = experiment.additional_envs or []
+    if not isinstance(others, list) or not all(isinstance(name, str) for name in others):
+        raise ConfigError(f"experiment.additional_envs is {others!r}; give a list of names, or null")
+    for index, entry in enumerate(datasets_of(config)):
+        if index and experiment.env is not None:
+            return
+        with hdf5.opened(entry["path"]) as file:
+            metadata = environment_of(file)
+        if update:
+            from robomimic.utils.python_utils import deep_update
+
+            deep_update(metadata, deepcopy(update))
+        if experiment.env is not None:
+            metadata["env_name"] = experiment.env
+        if entry.get("eval", True):
+            yield entry["path"], metadata
+            yield from ((entry["path"], {**metadata, "env_name": name}) for name in (others if index == 0 else ()))
+
+
+def _check_fit(config: Any, path: str | Path, metadata: Mapping[str, Any]) -> None:
     where, off = f"dataset {path}", "experiment.rollout.enabled to false"
+    if config.use_goals and metadata["type"] == ROBOSUITE_TYPE:
+        raise ConfigError(f"{where}: the policy is conditioned on goals, and robosuite has none to roll it out with; set {off}")
     with hdf5.opened(path) as file:
-        data = hdf5.group_in(file, "data")
-        try:
-            metadata = json.loads(hdf5.attribute(data, "env_args"))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise MalformedError(str(path), "env_args", f"is not JSON ({error})") from error
-        obs = hdf5.group_in(hdf5.group_in(data, hdf5.members(data)[0]), "obs")
+        obs = hdf5.group_in(hdf5.group_in(file["data"], demos_in(path, config.train.hdf5_filter_key)[0]), "obs")
         arrays = {key: hdf5.array_in(obs, key) for key in config.all_obs_keys if key.endswith(_IMAGE)}
         shapes = {key: _channels_first(array.shape[1:]) for key, array in arrays.items()}
-    if config.use_goals and isinstance(metadata, Mapping) and metadata.get("type") == ROBOSUITE:
-        raise ConfigError(f"{where}: the policy is conditioned on goals, and robosuite has none to roll it out with; set {off}")
     check_cameras(where, metadata, shapes, f"its env_args, or set {off}")
+    if has_absolute_actions(config.train.get("action_keys", ())):
+        try:
+            arm_settings(metadata["env_kwargs"].get("controller_configs"))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def check_goals(where: str, config: Any) -> None:
@@ -87,9 +124,10 @@ def _check(where: str, given: Shapes, wanted: Shapes, place: str) -> None:
 def _rendered(metadata: Any) -> Shapes | None:
     """Return what the cameras of an environment give; None where its metadata do not say."""
     kwargs = metadata.get("env_kwargs") if isinstance(metadata, Mapping) else None
-    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE or "camera_names" not in kwargs:
+    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE_TYPE:
         return None
-    names = [kwargs["camera_names"]] if isinstance(kwargs["camera_names"], str) else list(kwargs["camera_names"])
+    cameras = kwargs.get("camera_names", _CAMERA_OF_ROBOSUITE)
+    names = [cameras] if isinstance(cameras, str) else list(cameras)
     if any(name.startswith("all-") for name in names):  # which robosuite knows the robot for
         return None
     sizes = [kwargs.get(f"camera_{side}", _SIZE_OF_ROBOSUITE) for side in ("heights", "widths")]

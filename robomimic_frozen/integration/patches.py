@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import zipfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from robomimic_frozen.config import has_absolute_actions
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,12 @@ def normalize_observations_that_have_statistics() -> None:
     import robomimic.utils.obs_utils as ObsUtils
     from robomimic.utils.dataset import SequenceDataset
 
+    @_in_place_of(SequenceDataset, "normalize_obs")
+    def statistics_of_low_dim(original, dataset):
+        low_dim = [key for key in dataset.obs_keys if not ObsUtils.key_is_obs_modality(key, "rgb")]
+        with mock.patch.object(dataset, "obs_keys", low_dim):
+            return original(dataset)
+
     if hasattr(ObsUtils, "normalize_obs"):
 
         @_in_place_of(SequenceDataset, "get_item")
@@ -107,3 +115,43 @@ def normalize_observations_that_have_statistics() -> None:
             for key in values.keys() & of_keys.keys():
                 values[key] = (values[key] - of_keys[key][shift][0]) / of_keys[key][scale][0]
             return values
+
+
+def take_actions_of_the_config_s_kind() -> None:
+    """Let environments, of training and of rollouts, take absolute actions where `train.action_keys` of our algorithms names such."""
+    import robomimic.utils.env_utils as EnvUtils
+
+    @_in_place_of(EnvUtils, "wrap_env_from_config")
+    def wrap_env_from_config(original, env, config):
+        if "feature_cache" in config.algo and has_absolute_actions(config.train.action_keys):
+            from robomimic_frozen.simulation.absolute_actions import take_absolute_actions
+
+            take_absolute_actions(env)
+        return original(env, config)
+
+
+def leave_actions_in_their_units() -> None:
+    """Let robomimic 0.5 undo no normalisation of actions that the policy has undone itself.
+
+    Our algorithms keep what normalises actions with their weights, for stage 2 and for robomimic 0.3, which normalises none.
+    """
+    from robomimic.algo import RolloutPolicy
+
+    if "action_normalization_stats" in inspect.signature(RolloutPolicy.__init__).parameters:
+
+        @_in_place_of(RolloutPolicy, "__init__")
+        def with_actions_in_their_units(original, self, policy, *args, **kwargs):
+            original(self, policy, *args, **kwargs)
+            if getattr(policy, "undoes_action_normalization", False):
+                self.action_normalization_stats = None
+
+
+def save_the_width_of_actions() -> None:
+    """Let checkpoints of robomimic 0.3 tell how wide the actions of all `train.action_keys` are; it looks at 'actions' alone."""
+    import robomimic.utils.train_utils as TrainUtils
+
+    if "action_normalization_stats" not in inspect.signature(TrainUtils.save_model).parameters:
+
+        @_in_place_of(TrainUtils, "save_model")
+        def save_model(original, model, config, env_meta, shape_meta, *args, **kwargs):
+            return original(model, config, env_meta, {**shape_meta, "ac_dim": model.ac_dim}, *args, **kwargs)

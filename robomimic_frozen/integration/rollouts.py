@@ -14,9 +14,10 @@ from unittest import mock
 import robomimic.utils.file_utils as FileUtils
 from robomimic.config import config_factory
 
-from robomimic_frozen.integration.environments import ROBOSUITE, check_goals, check_observations
+from robomimic_frozen.integration.environments import check_goals, check_observations
 from robomimic_frozen.integration.settings import apply_overrides
 from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 
@@ -47,7 +48,7 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
 
     def make_fitting_env(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         env, checkpoint = make_env(*args, **kwargs)
-        if checkpoint["env_metadata"]["type"] == ROBOSUITE:
+        if checkpoint["env_metadata"]["type"] == ROBOSUITE_TYPE:
             check_observations(known.agent, env, checkpoint["shape_metadata"]["all_shapes"], "its env_metadata")
         return env, checkpoint
 

@@ -8,18 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import robomimic
+import robomimic.utils.dataset
 from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
 
+from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import check_core_kwargs
+from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
-from robomimic_frozen.integration.environments import check_training_rollouts
+from robomimic_frozen.integration.doubts import large_actions, small_crop
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
+from robomimic_frozen.policies.normalization import check_normalization
 from robomimic_frozen.policies.ranges import check_ranges
+from robomimic_frozen.simulation.environments import environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.urls import is_url
 
@@ -32,6 +38,7 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     if dataset is not None:
         with config.unlocked():
             config.train.data = dataset
+    _take_list(config)
     return config
 
 
@@ -61,44 +68,143 @@ def _known_config(algo: str, where: str) -> Config:
     return config_factory(algo)
 
 
-def check_config(config: Config) -> None:
-    """Raise ConfigError or DatasetError unless the dataset that a config names fits it, and its encoder takes its settings."""
+def check_config(config: Config) -> list[str]:
+    """Return what is doubtful about a config and its datasets, as 'what; what to do', where training can begin all the same.
+
+    Raises ConfigError or DatasetError unless its settings agree, the demos it chooses fit it, and its encoder takes its settings.
+    """
     if not config.train.data:
         raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
     for group, modalities in config.observation.modalities.items():
         for modality, keys in modalities.items():
-            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
-                where = f"observation.modalities.{group}.{modality}"
-                raise ConfigError(f"{where} is {json.dumps(keys)}; give a list of obs keys, [] for none")
-    filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
-    for entry in datasets_of(config):
-        path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
-        check_dataset(path, config.all_obs_keys, [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
-        _check_task(config, path)
-        check_training_rollouts(config, path)
-    if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
-        check_core_kwargs(config.observation.encoder.rgb.core_kwargs)
+            _check_names(f"observation.modalities.{group}.{modality}", keys)
+    _check_names("train.dataset_keys", config.train.dataset_keys)
     check_ranges(config)
+    if "obs_normalization" in config.algo:
+        check_normalization(config)
+    _check_goals(config)
+    _check_filter_keys(config)
+    encoder = config.observation.encoder.rgb
+    has_core = encoder.core_class == FrozenResNetCore.__name__
+    if has_core:
+        check_core_kwargs(encoder.core_kwargs)
+    image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in needs_of(config).images}
+    for entry in datasets_of(config):
+        _check_task(config, _place_of(entry))
+    specs = [EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *size)) for size in sorted(image_sizes)] if has_core else []
+    return [*(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
+
+
+def needs_of(config: Config) -> Needs:
+    """Return what training with a config needs of each demo that it chooses."""
+    train, groups = config.train, ("obs", "next_obs") if config.train.hdf5_load_next_obs else ("obs",)
+    actions = tuple(train.get("action_keys", ("actions",)))
+    return Needs(
+        observations=[f"{group}/{key}" for group in groups for key in config.all_obs_keys if key not in MADE_BY_ROBOMIMIC],
+        images=frozenset(f"{group}/{key}" for group in groups for key in image_keys(config)),
+        actions=actions,
+        others=[key for key in train.dataset_keys if key not in actions],
+        steps=1 + (0 if train.pad_seq_length else train.seq_length - 1) + (0 if train.pad_frame_stack else train.frame_stack - 1),
+    )
+
+
+def image_keys(config: Config) -> set[str]:
+    """Return the obs keys of a config that are RGB images."""
+    return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
+
+
+def _check_names(where: str, names: Any) -> None:
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where} is {json.dumps(names)}; give a list of names, [] for none")
+
+
+def _check_goals(config: Config) -> None:
+    train = config.train
+    if train.goal_mode not in (None, "last"):
+        raise ConfigError(f"train.goal_mode is {json.dumps(train.goal_mode)}; choose \"last\" or null")
+    if train.goal_mode == "last" and not train.hdf5_load_next_obs:
+        raise ConfigError("train.goal_mode is 'last', and goals are taken from next_obs; set train.hdf5_load_next_obs to true")
+    if config.use_goals and train.goal_mode is None:
+        remedy = "set train.goal_mode to 'last' and train.hdf5_load_next_obs to true, or empty those lists"
+        raise ConfigError(f"observation.modalities.goal has obs keys, and train.goal_mode is null; {remedy}")
+
+
+def _check_filter_keys(config: Config) -> None:
+    key, valid_key = config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key
+    if config.experiment.validate and (key is None or valid_key is None):
+        remedy = "set train.hdf5_filter_key and train.hdf5_validation_filter_key, or it to false"
+        raise ConfigError(f"experiment.validate needs the demos of two filter keys; {remedy}")
+    if valid_key is not None and not config.experiment.validate:
+        what = f"train.hdf5_validation_filter_key is {valid_key!r}, and experiment.validate is false"
+        raise ConfigError(f"{what}; set that to true, or the filter key to null")
+
+
+def splits_of(config: Config) -> dict[str, str | None]:
+    """Return 'training' and, where it is asked for, 'validation' -> the filter key of its demos."""
+    splits = {"training": config.train.hdf5_filter_key}
+    return {**splits, "validation": config.train.hdf5_validation_filter_key} if config.experiment.validate else splits
+
+
+def _chosen_demos(config: Config) -> list[ChosenDemos]:
+    """Return what is known of the demos of each split in each dataset. Raises ConfigError or DatasetError where they do not fit."""
+    needs, batch_size, chosen = needs_of(config), config.train.batch_size, []
+    for split, filter_key in splits_of(config).items():
+        demos = [
+            check_dataset(_place_of(entry), needs, entry.get("filter_key", filter_key), entry.get("demo_limit"))
+            for entry in datasets_of(config)
+        ]
+        sequences = sum(steps - needs.steps + 1 for each in demos for steps in each.steps.values())
+        if sequences < batch_size:  # an epoch has whole batches only, so this one would have none
+            raise ConfigError(
+                f"train.batch_size is {batch_size}, and the {split} demos have {sequences} sequences, which is no whole batch; "
+                f"choose {sequences} or less, or more demos"
+            )
+        chosen.append(demos)
+    for entry, *splits in zip(datasets_of(config), *chosen, strict=True):
+        shared = sorted(set(splits[0].steps).intersection(*(each.steps for each in splits[1:])))
+        if len(splits) > 1 and shared and "filter_key" not in entry:
+            keys = " and ".join(map(repr, splits_of(config).values()))
+            raise ConfigError(f"filter keys {keys} of {entry['path']} share {shared[0]}; validate on demos that are not trained on")
+    return [each for demos in chosen for each in demos]
 
 
 def _check_task(config: Config, path: str | Path) -> None:
-    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair."""
-    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
-    if not isinstance(wanted, str) or wanted not in tasks:
-        return
+    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair.
+
+    Raises:
+        MalformedError: its env_args are no JSON.
+    """
     with hdf5.opened(path) as file:
-        recorded = json.loads(hdf5.attribute(file["data"], "env_args") or "{}").get("env_name")
-    if recorded in tasks and recorded != wanted:
+        recorded = environment_of(file).get("env_name")
+    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
+    if isinstance(recorded, str) and isinstance(wanted, str) and {recorded, wanted} <= tasks.keys() and recorded != wanted:
         raise ConfigError(
             f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
             f"set it to null, or give a dataset of {tasks[wanted]}"
         )
 
 
-def datasets_of(config: Config) -> list[Mapping[str, Any]]:
-    """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
+def _place_of(entry: Mapping[str, Any]) -> str | Path:
+    return entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
+
+
+def _take_list(config: Config) -> None:
+    """Make of a list in `train.data` what the installed robomimic takes. Raises ConfigError for one that it does not take."""
     data = config.train.data
-    return [{"path": data}] if isinstance(data, str) else list(data or ())
+    if data is None or isinstance(data, str):
+        return
+    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in data] if isinstance(data, (list, tuple)) else []
+    if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
+        raise ConfigError(f"train.data is {json.dumps(data)}; give the path of a dataset, or a list of them")
+    with config.unlocked():
+        if hasattr(robomimic.utils.dataset, "MetaDataset"):
+            config.train.data = entries
+        elif [entry.keys() for entry in entries] == [{"path"}]:
+            config.train.data = entries[0]["path"]
+        else:
+            what = f"{len(entries)} datasets" if len(entries) > 1 else "a dataset with settings of its own"
+            installed = f"robomimic 0.5 takes, and {robomimic.__version__} is installed"
+            raise ConfigError(f"train.data has {what}, which {installed}; give the path of one, or install that")
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -7,6 +7,7 @@ import builtins
 import contextlib
 import importlib
 import inspect
+import logging
 import random
 import sys
 import tempfile
@@ -15,19 +16,25 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import h5py
 import numpy as np
 import torch
 from robomimic.config.config import Config
 
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
-from robomimic_frozen.integration.settings import check_config, datasets_of, load_config
+from robomimic_frozen.integration.environments import check_rollouts
+from robomimic_frozen.integration.settings import check_config, load_config
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 from robomimic_frozen.utils.files import atomic_write, require_writable
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import local_path
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "resume.pth"
 _SEEDS_OF_A_RUN = 100_003
@@ -62,10 +69,11 @@ def train(
             raise ConfigError("train.output_dir is not set; give a folder for results")
         config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
     _fetch_datasets(config)
-    check_config(config)
+    _check(config)
     require_writable(Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
+    check_rollouts(config)
     with (
         tempfile.TemporaryDirectory() as folder,
         # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
@@ -73,6 +81,7 @@ def train(
         mock.patch.object(torch, "save", _atomic_save(torch.save)),
         seeded_robosuite(config.train.seed),
         resumable_training(config.train.seed, resume),
+        shapes_of_chosen_demos(config),
     ):
         resolved = Path(folder) / "config.json"
         resolved.write_text(config.dump())
@@ -87,8 +96,13 @@ def precompute(config_path: str | None, algo: str | None, dataset: str | None, o
         ConfigError, DatasetError, WeightsError, CacheUnavailableError: each with what to do.
     """
     config = load_config(config_path, algo, dataset, overrides)
-    check_config(config)
+    _check(config)
     precompute_features(config, executor)
+
+
+def _check(config: Config) -> None:
+    for doubt in check_config(config):
+        logger.warning(doubt)
 
 
 def _fetch_datasets(config: Config) -> None:
@@ -180,6 +194,32 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
         mock.patch.object(script, "algo_factory", algo_factory),
         mock.patch.object(script, "range", epochs, create=True),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def shapes_of_chosen_demos(config: Config) -> Iterator[None]:
+    """Make robomimic's train.py learn the shapes of observations and actions from the first demo that it trains on.
+
+    It looks at the first one of the file, which the filter key may have left out because it is not what the others are.
+    """
+    import robomimic.utils.file_utils as FileUtils
+
+    stock = FileUtils.get_shape_metadata_from_dataset
+
+    def get_shape_metadata_from_dataset(**arguments: Any) -> Any:
+        # robomimic 0.5 hands over an entry of train.data, earlier versions a path.
+        entry = arguments.get("dataset_config", {"path": arguments.get("dataset_path")})
+        path = Path(entry["path"]).expanduser().absolute()
+        demo = demos_in(path, entry.get("filter_key", config.train.hdf5_filter_key))[0]
+        with tempfile.TemporaryDirectory() as folder:
+            of_one = f"{folder}/{path.name}"
+            with h5py.File(of_one, "w") as file:
+                file[f"data/{demo}"] = h5py.ExternalLink(str(path), f"/data/{demo}")
+            place = {"dataset_config": {**entry, "path": of_one}} if "dataset_config" in arguments else {"dataset_path": of_one}
+            return stock(**{**arguments, **place})
+
+    with mock.patch.object(FileUtils, "get_shape_metadata_from_dataset", get_shape_metadata_from_dataset):
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
         checkpoint = read_archive(path)
         checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"], checkpoint["model"]
         config = json.loads(checkpoint["config"])
+        config.keys()
     except Exception as error:  # a damaged archive or pickle raises almost anything
         raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another {setting}") from error
     check_class_names(config, f"checkpoint {path}")
@@ -58,14 +59,20 @@ def check_class_names(config: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError, beginning with `where`, if robomimic's own image cores would call `eval` with what names no class of theirs."""
     import robomimic.models.obs_core as obs_core
 
-    for modality, encoder in config.get("observation", {}).get("encoder", {}).items():
-        for key in ("backbone_class", "pool_class"):
-            name = encoder.get("core_kwargs", {}).get(key)
-            if name is not None and not isinstance(getattr(obs_core, str(name), None), type):
-                raise ConfigError(
-                    f"{where}: observation.encoder.{modality}.core_kwargs.{key} is {name!r}, which robomimic would evaluate as Python "
-                    "and is no class of its own; do not use what you do not know the author of"
-                )
+    for place, name in _class_names(config.get("observation"), "observation"):
+        if name is not None and not isinstance(getattr(obs_core, str(name), None), type):
+            raise ConfigError(
+                f"{where}: {place} is {name!r}, which robomimic would evaluate as Python "
+                "and is no class of its own; do not use what you do not know the author of"
+            )
+
+
+def _class_names(section: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the place of each name of a class within a section, and the name: hierarchical algorithms have encoders of several parts."""
+    for key, value in section.items() if isinstance(section, Mapping) else ():
+        if key in ("backbone_class", "pool_class"):
+            yield f"{place}.{key}", value
+        yield from _class_names(value, f"{place}.{key}")
 
 
 def find_checkpoint(path: Path, setting: str) -> Path:
@@ -86,7 +93,12 @@ def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
 
 
 def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the state of the networks in what an algo's `serialize` gave; robomimic 0.5 keeps that of the optimizers beside it."""
+    """Return the state of the networks in what an algo's `serialize` gave, of hierarchical ones under PART.NAME.
+
+    robomimic 0.5 keeps the state of the optimizers beside it.
+    """
+    if model and "nets" not in model and all(isinstance(part, Mapping) for part in model.values()):
+        return {f"{part}.{name}": value for part in model for name, value in networks(model[part]).items()}
     return model.get("nets", model)
 
 
@@ -98,30 +110,48 @@ def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], d
 def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     """Return (what, its value) in the order to print, without building networks. Raises ConfigError if `path` is no checkpoint."""
     checkpoint = read_checkpoint(path, "CKPT")
-    config, state = json.loads(checkpoint["config"]), networks(checkpoint["model"])
-    rgb, (total, trainable) = config["observation"]["encoder"]["rgb"], count_parameters(state)
-    rows = [
-        ("algorithm", checkpoint["algo_name"]),
-        ("environment", str(checkpoint["env_metadata"].get("env_name"))),
-        ("experiment", config["experiment"]["name"]),
-        ("dataset", str(config["train"]["data"])),
-        ("seed", str(config["train"]["seed"])),
-        *([("epoch", str(state["epoch"]))] if "epoch" in state else []),
-        ("parameters", f"{total:,}"),
-        ("  trainable", f"{trainable:,}"),
-        ("  frozen", f"{total - trainable:,}, what cameras share counted once"),
-        ("encoder", rgb["core_class"]),
-        *((f"  {name}", json.dumps(value)) for name, value in rgb["core_kwargs"].items()),
-    ]
+    config = json.loads(checkpoint["config"])
+    try:
+        rows = list(_rows(checkpoint, config, networks(checkpoint["model"])))
+    except (AttributeError, KeyError, TypeError) as error:
+        what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
+        raise ConfigError(f"checkpoint {path} {what}; use one that robomimic's train.py has saved") from error
+    return [*rows, ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
+
+
+def _rows(checkpoint: Mapping[str, Any], config: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    total, trainable = count_parameters(state)
+    yield "algorithm", checkpoint["algo_name"]
+    yield "environment", str(checkpoint["env_metadata"].get("env_name"))
+    yield "experiment", config["experiment"]["name"]
+    yield "dataset", str(config["train"]["data"])
+    yield "seed", str(config["train"]["seed"])
+    if "epoch" in state:
+        yield "epoch", str(state["epoch"])
+    yield "parameters", f"{total:,}"
+    yield "  trainable", f"{trainable:,}"
+    yield "  frozen", f"{total - trainable:,}, what cameras share counted once"
+    for place, encoders in _encoders_in(config["observation"]):
+        yield f"encoder{place and f' of {place}'}", encoders["rgb"]["core_class"]
+        yield from ((f"  {name}", json.dumps(value)) for name, value in encoders["rgb"]["core_kwargs"].items())
     for sha256, record in frozen_records(state).items():
         where = "in this file" if record["weights"] is not None else "to be found elsewhere"
-        rows.append(("frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"))
-    return [*rows, ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
+        yield "frozen weights", f"{record['backbone']}, sha256 {sha256}, {where}"
+
+
+def _encoders_in(observation: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each place in a config's `observation` that has encoders, and these by modality; only hierarchical algorithms have parts."""
+    if "encoder" in observation:
+        yield place, observation["encoder"]
+        return
+    for part, section in observation.items():
+        yield from _encoders_in(section, f"{place}.{part}".lstrip("."))
 
 
 def count_parameters(state: Mapping[str, Any]) -> tuple[int, int]:
     """Return (all, trainable) parameters in the state of a policy's networks, what cameras share counted once."""
-    policy = {name: value for name, value in state.items() if name.startswith("policy.") and not name.endswith(_NO_PARAMETERS)}
-    tensors = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
-    trainable = sum(tensors.values())
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value) and not name.endswith(_NO_PARAMETERS)}
+    policy = {name: value for name, value in tensors.items() if name.startswith("policy.")} or tensors  # which others call otherwise
+    parameters = {(value.untyped_storage().data_ptr(), value.storage_offset()): value.numel() for value in policy.values()}
+    trainable = sum(parameters.values())
     return trainable + sum(record["parameters"] for record in frozen_records(state).values()), trainable

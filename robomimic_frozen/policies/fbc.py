@@ -25,6 +25,7 @@ from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, rea
 from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.frozen_algo import FrozenAlgo
 from robomimic_frozen.policies.networks import get_velocity_network
+from robomimic_frozen.policies.normalization import Normalization
 from robomimic_frozen.policies.ranges import check_ranges
 from robomimic_frozen.utils.machine import has_fast_bfloat16
 
@@ -59,7 +60,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
             policy = self._make_policy()
         ema = optimization.EMA(trainable(policy), algo.ema.max_decay, algo.ema.power)
         if init_from:
-            start_from_checkpoint(policy, ema, Path(init_from))
+            start_from_checkpoint(policy, ema, self._normalization, Path(init_from))
         self._first_update = ema.num_updates
         self.nets = nn.ModuleDict({"policy": policy, "ema": ema}).float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
@@ -194,24 +195,33 @@ class FBC(FrozenAlgo, PolicyAlgo):
     def log_info(self, info: dict[str, Any]) -> dict[str, float]:
         """Return scalars for TensorBoard under the names robomimic's BC uses."""
         log = super().log_info(info)
-        log["Loss"] = info["loss"].item()
         if "grad_norm" in info:
             log["Policy_Grad_Norms"] = info["grad_norm"].item()
             log["EMA_Decay"] = self.nets["ema"].decay()
         return log
 
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
-        """Return the next action [B, A] of the present chunk; a new chunk is sampled when it is used up.
+        """Return the next action [B, A] of the present chunk, in the units of the dataset; raises ObservationError.
 
-        Observations are [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
+        A new chunk is sampled when it is used up, or when B is another one than before. Observations are in their units,
+        [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
         """
         assert not self.nets.training
+        batch_size = len(next(iter(obs_dict.values())))
+        if self._pending_actions and len(self._pending_actions[0]) != batch_size:
+            self._pending_actions.clear()
         if not self._pending_actions:
-            if self.algo_config.obs_steps == 1:
-                obs_dict = {key: obs_dict[key].unsqueeze(1) for key in self.obs_shapes}
-            chunk = self._sample(self._groups(obs_dict, goal_dict))
-            self._pending_actions.extend(chunk[:, : self.algo_config.act_steps].unbind(1))
+            chunk = self._sample(self._groups(*self._of_environment(obs_dict, goal_dict)))
+            self._pending_actions.extend(self._normalization.executable(chunk[:, : self.algo_config.act_steps]).unbind(1))
         return self._pending_actions.popleft()
+
+    def _of_environment(self, obs: Obs, goal: Obs | None) -> tuple[Obs, Obs | None]:
+        """Return observations [B, obs_steps, ...] and goals [B, ...] as training has them."""
+        self._check_observations(obs)
+        obs = self._normalization.observations(obs)
+        if self.algo_config.obs_steps == 1:
+            obs = {key: obs[key].unsqueeze(1) for key in self.obs_shapes}
+        return obs, None if goal is None else self._normalization.observations(goal)
 
     @property
     def reads_next_observation(self) -> bool:
@@ -237,8 +247,8 @@ class FBC(FrozenAlgo, PolicyAlgo):
         self._noise.manual_seed(0)
 
 
-def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, path: Path) -> None:
-    """Take over weights and averages of an earlier `fbc_frozen` run, whatever it had frozen: of a checkpoint, or a folder's newest.
+def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, normalization: Normalization, path: Path) -> None:
+    """Take over weights, averages and normalisation of an earlier `fbc_frozen` run: of a checkpoint, or a folder's newest.
 
     Raises:
         ConfigError: the file is no such checkpoint, or its networks are others.
@@ -255,4 +265,8 @@ def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, path: Path)
         difference = "".join(str(error).splitlines()[1:2]).strip()
         remedy = "give both the same obs keys, backbone and algo.network"
         raise ConfigError(f"algo.init_from {path} has other networks than this config: {difference} {remedy}") from error
+    numbers = {name.removeprefix("normalization."): value for name, value in state.items() if name.startswith("normalization.")}
+    if normalization.differs_from(numbers):
+        logger.info("observations and actions are normalised as in %s, which the policy starts from, not by the present dataset", path)
+    normalization.load_state_dict(numbers)
     ema.start_from({**trainable(policy), **optimization.averages_in(state)}, state[optimization.NUM_UPDATES])

@@ -24,8 +24,9 @@ from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate, require_results
-from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.features.source import check_dataset, demos_in
 from robomimic_frozen.integration.registration import register
+from robomimic_frozen.integration.settings import needs_of
 from robomimic_frozen.study.plan import Plan, Run
 from robomimic_frozen.study.training import StudyError, calibrate, train
 from robomimic_frozen.utils import hdf5
@@ -97,7 +98,8 @@ def _attempt(do: Callable[[Run], None], run: Run) -> str | None:
 def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
     configs = {name: each.load() for name, each in plan.configurations.items()}
-    check_dataset(plan.dataset, {key for config in configs.values() for key in config.all_obs_keys}, [])
+    for config in configs.values():
+        check_dataset(plan.dataset, needs_of(config), _drawn_from(plan.dataset))
     manifest = {
         "plan": plan.model_dump(mode="json"),
         "environment": {
@@ -131,6 +133,12 @@ def filter_key(num_demos: int) -> str:
     return f"{num_demos}_demos"
 
 
+def _drawn_from(dataset: Path) -> str | None:
+    """Return the filter key that a study draws its demos from; None for all demos."""
+    with hdf5.opened(dataset) as source:
+        return "train" if "mask/train" in source else None
+
+
 def link_demonstrations(dataset: Path, numbers: Sequence[int], path: Path) -> None:
     """Write a dataset to `path` whose demos are links into `dataset`, with filter keys for these numbers of them. It copies nothing.
 
@@ -139,12 +147,10 @@ def link_demonstrations(dataset: Path, numbers: Sequence[int], path: Path) -> No
     Raises:
         DatasetError: there are too few.
     """
+    names = demos_in(dataset, _drawn_from(dataset))
     with hdf5.opened(dataset) as source:
-        names = list(source["data"]) if "mask/train" not in source else hdf5.strings(source["mask/train"])
         if max(numbers) > len(names):
             raise DatasetError(f"dataset {dataset} has {len(names)} demonstrations for training; the study asks for {max(numbers)}")
-        # As robomimic sorts them; h5py's order is that of the letters.
-        names.sort(key=lambda name: int(name.rpartition("_")[2]))
         shuffled = np.random.default_rng(_SHUFFLE_SEED).permutation(names)
         with atomic_write(path) as beside, h5py.File(beside, "w") as file:
             data = file.create_group("data")

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from robomimic_frozen.errors import DatasetError, MalformedError, first_line
+from robomimic_frozen.utils.kinds import kind_of_file, kind_of_hdf5, what_is_there
 from robomimic_frozen.utils.urls import local_path
 
 BLOCK_BYTES: Final = 2**25
@@ -25,13 +26,17 @@ def opened(place: str | Path) -> Iterator[h5py.File]:
     """Open a file, or the copy of one at a URL, for reading. Raises DatasetError if it is no HDF5 file, or as `local_path`."""
     path = local_path(place)
     if not path.is_file():
-        raise DatasetError(f"dataset {path} does not exist; give one with --dataset, or make one: robomimic-frozen demos")
+        raise DatasetError("dataset {} {}; {}".format(path, *what_is_there(path)))
     try:
         file = h5py.File(path, "r")
     except Exception as error:  # h5py raises almost anything at a damaged file, here and below
-        remedy = "wait for the process that writes to it" if "unable to lock" in str(error) else "download or generate it again"
-        raise DatasetError(f"dataset {path} cannot be opened as HDF5 ({first_line(error)}); {remedy}") from error
+        what, remedy = kind_of_file(path) or (f"cannot be opened as HDF5 ({first_line(error)})", "download or generate it again")
+        if "unable to lock" in str(error):
+            remedy = "wait for the process that writes to it"
+        raise DatasetError(f"dataset {path} {what}; {remedy}") from error
     with file:
+        if (other := kind_of_hdf5(members(file))) is not None:
+            raise DatasetError("dataset {} {}; {}".format(path, *other))
         yield file
 
 
@@ -98,14 +103,17 @@ def strings(array: h5py.Dataset) -> list[str]:
 
 
 def _item_in(parent: h5py.Group, name: str, kind: type[Item]) -> Item:
-    path, where = parent.file.filename, f"{parent.name}/{name}".lstrip("/")
     try:
         item = parent[name]
     except Exception as error:
-        raise MalformedError(path, where, _why_absent(parent, name, error)) from error
+        raise _absent(parent, name, _why_absent(parent, name, error)) from error
     if not isinstance(item, kind):
-        raise MalformedError(path, where, f"is {_KINDS[type(item)]} where {_KINDS[kind]} belongs")
+        raise _absent(parent, name, f"is {_KINDS[type(item)]} where {_KINDS[kind]} belongs")
     return item
+
+
+def _absent(parent: h5py.Group, name: str, what: str) -> MalformedError:
+    return MalformedError(parent.file.filename, f"{parent.name}/{name}".lstrip("/"), what)
 
 
 def _why_absent(parent: h5py.Group, name: str, error: Exception) -> str:

@@ -54,7 +54,7 @@ def local_path(place: str | Path, folder: Path = LOCAL) -> Path:
         RemoteFileError: the file is not there, or cannot be fetched.
     """
     if not is_url(place):
-        return Path(place)
+        return Path(place).expanduser()
     (files, path), copies = filesystem(str(place)), folder.expanduser() / "fetched"
     cached = fsspec.filesystem(
         "filecache", fs=files, cache_storage=str(copies), check_files=True, expiry_time=False, cache_mapper=_NamedCopies(),
