@@ -15,8 +15,7 @@ from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation import evaluate as evaluation
 from robomimic_frozen.integration import rollouts
-from robomimic_frozen.integration.environments import check_cameras, check_observations
-from robomimic_frozen.integration.settings import check_config
+from robomimic_frozen.integration.environments import check_cameras, check_observations, check_rollouts
 
 SHAPES = {"agentview_image": (3, 84, 84), "wrist_image": (3, 48, 64), "robot0_eef_pos": (3,)}
 
@@ -47,7 +46,6 @@ def test_cameras_that_render_something_else_are_named(changes, words):
     [
         metadata(),
         metadata(camera_names=["all-eye_in_hand"], camera_heights=1, camera_widths=1),
-        {"type": 1, "env_kwargs": {}},
         {**metadata(camera_heights=1), "type": 2},
         [metadata(camera_heights=1)],
     ],
@@ -106,21 +104,21 @@ def write_env_args(config, text):
 
 
 def test_a_dataset_whose_images_rollouts_would_show_at_another_size_is_refused_unless_there_are_none(training):
-    check_config(training)
+    check_rollouts(training)
     write_env_args(training, json.dumps({"type": 1, "env_name": "Lift", "env_kwargs": cameras(84)}))
     remedy = "set camera_heights and camera_widths to 8 and 8 in its env_args, or set experiment.rollout.enabled to false"
     with pytest.raises(ConfigError, match=rf"small.hdf5: its environment gives {IMAGE} as \[3, 84, 84\].* takes \[3, 8, 8\]; {remedy}"):
-        check_config(training)
+        check_rollouts(training)
     training.experiment.rollout.enabled = False
-    check_config(training)
+    check_rollouts(training)
 
 
 def test_rollouts_of_a_policy_that_is_conditioned_on_goals_are_refused_before_training(training):
     training.observation.modalities.goal.rgb = [IMAGE]
     with pytest.raises(ConfigError, match=r"conditioned on goals, and robosuite has none.*; set experiment.rollout.enabled to false"):
-        check_config(training)
+        check_rollouts(training)
     training.experiment.rollout.enabled = False
-    check_config(training)
+    check_rollouts(training)
 
 
 @pytest.fixture
