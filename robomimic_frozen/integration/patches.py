@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from robomimic_frozen.config import has_absolute_actions
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -123,6 +122,8 @@ def take_actions_of_the_config_s_kind() -> None:
 
     @_in_place_of(EnvUtils, "wrap_env_from_config")
     def wrap_env_from_config(original, env, config):
+        from robomimic_frozen.config import has_absolute_actions
+
         if "feature_cache" in config.algo and has_absolute_actions(config.train.action_keys):
             from robomimic_frozen.simulation.absolute_actions import take_absolute_actions
 
