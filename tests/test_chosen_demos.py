@@ -232,7 +232,7 @@ SETTINGS = {
         {"train__pad_seq_length": False, "train__batch_size": 10}, "the training demos have 9 sequences"
     ),
     "sequences longer than a demo": ({"train__pad_seq_length": False, "train__seq_length": 5}, "demo_0 has 4 steps, and training"),
-    "no batch size": ({"train__batch_size": None}, "train.batch_size is null; choose a whole number from 1 on"),
+    "no batch size": ({"train__batch_size": None}, "train.batch_size is null; choose"),
     "keys that are no list": ({"train__dataset_keys": None}, "train.dataset_keys is null; give a list of names"),
     "a crop larger than the images": ({f"{CORE}crop_shape": [10, 10]}, r"crop_shape \[10, 10\] is larger than the image \[8, 8\]"),
 }

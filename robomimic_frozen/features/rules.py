@@ -45,7 +45,8 @@ def name_faults(demos: Iterable[str]) -> Iterator[tuple[str, Fault]]:
         try:
             order_of([name])
         except ValueError:
-            yield name, Fault("is not called demo_N", "rename to demo_0, demo_1 and so on: robomimic sorts demos by that number")
+            remedy = "rename to demo_0, demo_1 and so on, for robomimic sorts demos by that number, or leave it out with a filter key"
+            yield name, Fault("is not called demo_N", remedy)
 
 
 def filter_key_faults(chosen: Sequence[str], demos: Sequence[str]) -> Iterator[Fault]:

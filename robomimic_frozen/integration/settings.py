@@ -132,7 +132,7 @@ def _check_goals(config: Config) -> None:
 def _check_filter_keys(config: Config) -> None:
     key, valid_key = config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key
     if config.experiment.validate and (key is None or valid_key is None):
-        remedy = "set train.hdf5_filter_key and train.hdf5_validation_filter_key, or it to false"
+        remedy = "set train.hdf5_filter_key and train.hdf5_validation_filter_key, or set it to false"
         raise ConfigError(f"experiment.validate needs the demos of two filter keys; {remedy}")
     if valid_key is not None and not config.experiment.validate:
         what = f"train.hdf5_validation_filter_key is {valid_key!r}, and experiment.validate is false"
@@ -147,25 +147,28 @@ def splits_of(config: Config) -> dict[str, str | None]:
 
 def _chosen_demos(config: Config) -> list[ChosenDemos]:
     """Return what is known of the demos of each split in each dataset. Raises ConfigError or DatasetError where they do not fit."""
-    needs, batch_size, chosen = needs_of(config), config.train.batch_size, []
-    for split, filter_key in splits_of(config).items():
-        demos = [
+    needs, splits = needs_of(config), splits_of(config)
+    chosen = {
+        split: [
             check_dataset(_place_of(entry), needs, entry.get("filter_key", filter_key), entry.get("demo_limit"))
             for entry in datasets_of(config)
         ]
+        for split, filter_key in splits.items()
+    }
+    for split, demos in chosen.items():
         sequences = sum(steps - needs.steps + 1 for each in demos for steps in each.steps.values())
-        if sequences < batch_size:  # an epoch has whole batches only, so this one would have none
+        if sequences < config.train.batch_size:  # an epoch has whole batches only, so this one would have none
             raise ConfigError(
-                f"train.batch_size is {batch_size}, and the {split} demos have {sequences} sequences, which is no whole batch; "
+                f"train.batch_size is {config.train.batch_size}, and the {split} demos have {sequences} sequences, not one whole batch; "
                 f"choose {sequences} or less, or more demos"
             )
-        chosen.append(demos)
-    for entry, *splits in zip(datasets_of(config), *chosen, strict=True):
-        shared = sorted(set(splits[0].steps).intersection(*(each.steps for each in splits[1:])))
-        if len(splits) > 1 and shared and "filter_key" not in entry:
-            keys = " and ".join(map(repr, splits_of(config).values()))
-            raise ConfigError(f"filter keys {keys} of {entry['path']} share {shared[0]}; validate on demos that are not trained on")
-    return [each for demos in chosen for each in demos]
+    if "validation" in chosen:
+        for entry, train, valid in zip(datasets_of(config), chosen["training"], chosen["validation"], strict=True):
+            shared = sorted(train.steps.keys() & valid.steps.keys())
+            if shared and "filter_key" not in entry:  # which robomimic 0.5 takes for both
+                keys = " and ".join(map(repr, splits.values()))
+                raise ConfigError(f"filter keys {keys} of {entry['path']} share {shared[0]}; validate on demos that are not trained on")
+    return [each for demos in chosen.values() for each in demos]
 
 
 def _check_task(config: Config, path: str | Path) -> None:
