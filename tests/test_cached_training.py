@@ -1,6 +1,7 @@
 """Training on cached features against training on pixels, through robomimic's own dataset factory."""
 
 import copy
+import pickle
 
 import h5py
 import numpy as np
@@ -304,6 +305,35 @@ def test_loader_workers_serve_whole_batches(workers, make_config):
     batch = next(iter(loader))
     assert batch["obs"][IMAGE].shape == (16, 1, 512, 1, 1)
     assert batch["actions"].shape == (16, 16, 7)
+
+
+def test_what_a_spawned_worker_is_sent_serves_the_same_batches_and_holds_no_features(make_config):
+    dataset = make_dataset(make_config())
+    indices = np.array([0, 7, 3])
+    dataset.gather(indices)
+    assert dataset.hdf5_file  # as robomimic 0.5 leaves it open
+    sent = pickle.dumps(dataset)
+    assert len(sent) < sum(features.nbytes for features in dataset.features.values()) / 2
+    expected, found = dataset.gather(indices), pickle.loads(sent).gather(indices)
+    for group in ("obs", None):
+        for key, value in (expected[group] if group else expected).items():
+            assert isinstance(value, dict) or torch.equal(value, (found[group] if group else found)[key])
+
+
+def test_what_a_spawned_worker_is_sent_after_unfreezing_reads_pixels(make_config, monkeypatch):
+    config = make_config()
+    dataset = make_dataset(config)
+    with config.values_unlocked():
+        config.observation.encoder.rgb.core_kwargs.freeze_encoder = False
+    sent = pickle.dumps(dataset)
+    monkeypatch.setattr(ObsUtils, "OBS_KEYS_TO_MODALITIES", None)  # as in a new process
+    assert pickle.loads(sent)[0]["obs"][IMAGE].shape[1:] == (84, 84, 3)
+
+
+def test_sections_of_a_config_survive_pickling():
+    section = config_factory("fbc_frozen").observation.encoder.rgb
+    assert pickle.loads(pickle.dumps(section)) == section
+    assert pickle.loads(pickle.dumps(section)).core_kwargs.emb_dim == 256
 
 
 def test_loss_and_weights_do_not_depend_on_the_number_of_loader_workers(make_config):

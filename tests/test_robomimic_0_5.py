@@ -1,12 +1,14 @@
 """What robomimic 0.5 does otherwise, as far as 0.3, on which the tests run, can show it."""
 
 import json
+import pickle
 from pathlib import Path
 
 import robomimic.scripts.train as script
 import torch
 from robomimic.utils import train_utils
 
+from robomimic_frozen.features.dataset import gathering_batches
 from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.integration.training import resumable_training
 
@@ -29,3 +31,15 @@ def test_it_resumes_the_run_that_was_named_also_beside_a_newer_one(tmp_path, mon
     with resumable_training(1, run):
         folders = train_utils.get_exp_dir(None, resume=True)
     assert folders == tuple(map(str, (run / "logs", run / "models", run / "videos", run)))
+
+
+class SeveralDatasets:
+    """In the place of 0.5's MetaDataset."""
+
+
+def test_its_mixture_of_datasets_can_be_sent_to_a_spawned_worker():
+    mixture = gathering_batches(SeveralDatasets)()
+    mixture.datasets = ["one", "other"]
+    found = pickle.loads(pickle.dumps(mixture))
+    assert isinstance(found, SeveralDatasets) and hasattr(found, "__getitems__")
+    assert found.datasets == ["one", "other"]

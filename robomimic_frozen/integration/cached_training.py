@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import itertools
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from robomimic.config.config import Config
 from robomimic.utils.dataset import SequenceDataset
 
 from robomimic_frozen.encoders.core import FrozenResNetCore
@@ -28,6 +30,15 @@ from robomimic_frozen.utils.urls import is_url
 logger = logging.getLogger(__name__)
 
 
+def _plain(config: Config) -> tuple[type, tuple[dict]]:
+    return Config, (config.to_dict(),)
+
+
+# A data worker that is spawned gets its dataset pickled, which has sections of the config in it; robomimic's own way to pickle
+# those cannot be undone.
+copyreg.pickle(Config, _plain)
+
+
 def why_uncached(config: Any) -> str | None:
     """Return why a run with this config must read pixels; None when features serve it as well."""
     if "feature_cache" not in config.algo:
@@ -39,7 +50,7 @@ def why_uncached(config: Any) -> str | None:
         return "algo.feature_cache.enabled is false"
     if encoder.core_class != FrozenResNetCore.__name__:
         return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
-    if not _encoder_is_frozen(config):
+    if not _encoder_is_frozen(encoder.core_kwargs):
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
@@ -54,8 +65,8 @@ def _image_keys(config: Any) -> set[str]:
     return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
 
 
-def _encoder_is_frozen(config: Any) -> bool:
-    return bool(config.observation.encoder.rgb.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+def _encoder_is_frozen(core_kwargs: Any) -> bool:
+    return bool(core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
 
 
 def _starts_from_trained_encoder(config: Any) -> bool:
@@ -91,7 +102,7 @@ def _make_dataset(
         features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
-        encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
+        encoder_is_frozen=functools.partial(_encoder_is_frozen, config.observation.encoder.rgb.core_kwargs),
     )  # fmt: skip
 
 

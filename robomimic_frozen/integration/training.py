@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 from robomimic.config.config import Config
+from robomimic.utils.dataset import SequenceDataset
 
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
@@ -71,6 +72,8 @@ def train(
         # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
         mock.patch("builtins.input", return_value="n"),
         mock.patch.object(torch, "save", _atomic_save(torch.save)),
+        # Pickled for data workers that are spawned; robomimic 0.5 leaves its file open, which cannot be.
+        mock.patch.object(SequenceDataset, "__getstate__", lambda dataset: {**dataset.__dict__, "_hdf5_file": None}, create=True),
         seeded_robosuite(config.train.seed),
         resumable_training(config.train.seed, resume),
     ):
