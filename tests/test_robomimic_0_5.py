@@ -4,10 +4,12 @@ import json
 import pickle
 from pathlib import Path
 
+import pytest
 import robomimic.scripts.train as script
 import torch
 from robomimic.utils import train_utils
 
+from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import gathering_batches
 from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.integration.training import resumable_training
@@ -31,6 +33,26 @@ def test_it_resumes_the_run_that_was_named_also_beside_a_newer_one(tmp_path, mon
     with resumable_training(1, run):
         folders = train_utils.get_exp_dir(None, resume=True)
     assert folders == tuple(map(str, (run / "logs", run / "models", run / "videos", run)))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: content.replace(b"last of all", b"another one")])
+def test_it_resumes_from_the_backup_of_a_damaged_checkpoint(damage, tmp_path, monkeypatch, caplog):
+    checkpoint = {"algo_name": "bc", "config": "{}", "env_metadata": {}, "model": {}, "variable_state": {"epoch": 3}}
+    torch.save(checkpoint, tmp_path / "last_bak.pth")
+    torch.save({**checkpoint, "said": "last of all"}, tmp_path / "last.pth")
+    (tmp_path / "last.pth").write_bytes(damage((tmp_path / "last.pth").read_bytes()))
+    monkeypatch.setattr(script, "train", lambda config, device, resume=False: None)
+    with resumable_training(1, tmp_path):
+        assert script.FileUtils.load_dict_from_checkpoint(str(tmp_path / "last.pth")) == checkpoint
+    assert "; going on after epoch 3, from" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["last.pth", "last_bak.pth"])
+def test_it_resumes_nothing_where_there_is_no_whole_checkpoint(name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"cut off")
+    monkeypatch.setattr(script, "train", lambda config, device, resume=False: None)
+    with pytest.raises(ConfigError, match=f"{name} is not a robomimic checkpoint.*; give another --resume"), resumable_training(1, tmp_path):
+        pass
 
 
 class SeveralDatasets:

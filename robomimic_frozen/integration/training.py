@@ -7,6 +7,7 @@ import builtins
 import contextlib
 import importlib
 import inspect
+import logging
 import random
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from robomimic_frozen.simulation.tasks import seeded_robosuite
 from robomimic_frozen.utils.files import atomic_write, require_writable
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import local_path
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "resume.pth"
 _SEEDS_OF_A_RUN = 100_003
@@ -162,8 +165,10 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
             yield
             return
         # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
-        read_checkpoint(resume_from / "last.pth", "--resume")
-        with mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=(*folders_of_run, str(resume_from))):
+        with (
+            mock.patch.object(script.FileUtils, "load_dict_from_checkpoint", return_value=_last_checkpoint(resume_from)),
+            mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=(*folders_of_run, str(resume_from))),
+        ):
             yield
         return
     epochs = ResumableEpochs(seed, resume_from)
@@ -235,10 +240,28 @@ def _restore(model: Any, state: dict[str, Any]) -> None:
         model.lr_schedulers[name].load_state_dict(scheduler)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _last_checkpoint(run: Path) -> dict[str, Any]:
+    """Return what robomimic 0.5 saved last in the folder of a run, or where it was killed while it did, the backup."""
+    last, backup = run / "last.pth", run / "last_bak.pth"
+    if not backup.is_file():
+        _require_state(last)
+        return read_checkpoint(last, "--resume")
+    try:
+        return read_checkpoint(last, "--resume")
+    except ConfigError as error:
+        checkpoint = read_checkpoint(backup, "--resume")
+        logger.warning("%s; going on after epoch %s, from %s", str(error).partition(";")[0], checkpoint["variable_state"]["epoch"], backup)
+        return checkpoint
+
+
+def _require_state(path: Path) -> None:
     if not path.is_file():
         remedy = "give the folder of a run of `robomimic-frozen train`, the one with config.json in it, after its first epoch"
         raise ConfigError(f"nothing to resume: {path} does not exist; {remedy}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    _require_state(path)
     try:
         return read_archive(path)
     except Exception as error:  # a damaged archive or pickle raises almost anything
