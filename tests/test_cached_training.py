@@ -13,6 +13,7 @@ import torchvision
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
 from robomimic.utils.dataset import SequenceDataset
+from robomimic_versions import as_train_data
 from torch.utils.data import DataLoader
 
 import robomimic_frozen
@@ -45,7 +46,7 @@ def make_config(lift_dataset, weights, cache_dir):
     def make(algo="fbc_frozen", cached=True, **changes):
         robomimic_frozen.register()
         config = config_factory(algo)
-        config.train.data = str(lift_dataset)
+        config.train.data = as_train_data(lift_dataset)
         config.train.cuda = False
         config.observation.modalities.obs.low_dim = [key for key in SHAPES if key != IMAGE]
         config.observation.modalities.obs.rgb = [IMAGE]
@@ -237,7 +238,7 @@ def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_pat
             for key in SHAPES:
                 frames = demo[f"obs/{key}"][:]
                 demo[f"next_obs/{key}"] = np.concatenate([frames[1:], frames[-1:]])
-    settings = {"train__data": str(with_next), "train__goal_mode": "last", "train__hdf5_load_next_obs": True}
+    settings = {"train__data": as_train_data(with_next), "train__goal_mode": "last", "train__hdf5_load_next_obs": True}
     ours, stock = make_dataset(make_config(**settings)), make_dataset(make_config(cached=False, **settings))
     batch = ours.__getitems__([0, 5])[0].tensors
     np.testing.assert_array_equal(batch["goal_obs"]["robot0_eef_pos"][1], stock[5]["goal_obs"]["robot0_eef_pos"])

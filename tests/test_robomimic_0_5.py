@@ -51,7 +51,8 @@ def test_it_resumes_from_the_backup_of_a_damaged_checkpoint(damage, tmp_path, mo
 def test_it_resumes_nothing_where_there_is_no_whole_checkpoint(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"cut off")
     monkeypatch.setattr(script, "train", lambda config, device, resume=False: None)
-    with pytest.raises(ConfigError, match=f"{name} is not a robomimic checkpoint.*; give another --resume"), resumable_training(1, tmp_path):
+    refusal = pytest.raises(ConfigError, match=f"{name} is not a robomimic checkpoint.*; give another --resume")
+    with refusal, resumable_training(1, tmp_path):
         pass
 
 

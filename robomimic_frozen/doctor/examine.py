@@ -73,11 +73,11 @@ def examine_checkpoint(path: Path) -> Examination:
     # These load torch and robomimic, without which the installation can still be examined.
     from robomimic_frozen.doctor.dataset import judge_environment
     from robomimic_frozen.integration.registration import register
-    from robomimic_frozen.policies.checkpoints import describe_checkpoint, networks, read_checkpoint
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in, networks, read_checkpoint
 
     register()
     checkpoint = read_checkpoint(path, "FILE")
-    findings = list(judge_environment("env_metadata", checkpoint["env_metadata"]))
+    findings = [finding for metadata in environments_in(checkpoint) for finding in judge_environment("env_metadata", metadata)]
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
         findings += [*_bad_weights(networks(checkpoint["model"])), *_unloadable(checkpoint)]
@@ -108,6 +108,8 @@ def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
     import torch
     from robomimic.config.base_config import get_all_registered_configs
 
+    from robomimic_frozen.policies.checkpoints import loadable
+
     algo, known = checkpoint["algo_name"], get_all_registered_configs()
     if algo not in known:
         what = f"is {algo!r}, which is not known here; known are {', '.join(sorted(known))}"
@@ -115,7 +117,7 @@ def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
         return
     try:
         with offline():
-            FileUtils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=dict(checkpoint))
+            FileUtils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=loadable(checkpoint, "it"))
     except RobomimicFrozenError as error:
         yield from_error(error, "policy")
     except Exception as error:  # a config and networks that do not belong together make robomimic raise anything

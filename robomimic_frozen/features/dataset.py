@@ -177,7 +177,7 @@ def gathering_batches(meta_dataset: type) -> type:
 
 
 def _empty(meta_dataset: type) -> Any:
-    gathering = gathering_batches(meta_dataset)
+    gathering: Any = gathering_batches(meta_dataset)
     return gathering.__new__(gathering)
 
 

@@ -50,7 +50,7 @@ def why_uncached(config: Any) -> str | None:
         return "algo.feature_cache.enabled is false"
     if encoder.core_class != FrozenResNetCore.__name__:
         return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
-    if not _encoder_is_frozen(encoder.core_kwargs):
+    if not _encoder_is_frozen(encoder):
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
@@ -65,8 +65,8 @@ def _image_keys(config: Any) -> set[str]:
     return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
 
 
-def _encoder_is_frozen(core_kwargs: Any) -> bool:
-    return bool(core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+def _encoder_is_frozen(encoder: Any) -> bool:
+    return bool(encoder.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
 
 
 def _starts_from_trained_encoder(config: Any) -> bool:
@@ -102,7 +102,7 @@ def _make_dataset(
         features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
-        encoder_is_frozen=functools.partial(_encoder_is_frozen, config.observation.encoder.rgb.core_kwargs),
+        encoder_is_frozen=functools.partial(_encoder_is_frozen, config.observation.encoder.rgb),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import robomimic.utils.file_utils as FileUtils
 from robomimic.config import config_factory
 
 from robomimic_frozen.integration.settings import apply_overrides
-from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 
@@ -31,16 +31,13 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     parser.add_argument("--agent", required=True)
     parser.add_argument("--seed", type=int)
     known, _ = parser.parse_known_args(arguments)
-    read_checkpoint(Path(known.agent), "--agent")
+    checkpoint = loadable(read_checkpoint(Path(known.agent), "--agent"), f"checkpoint {known.agent}")
     select_gl_backend()
-    load = FileUtils.load_dict_from_checkpoint
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
-        checkpoint = load(ckpt_path)
         config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
         apply_overrides(config, overrides)
-        checkpoint["config"] = config.dump()
-        return checkpoint
+        return {**checkpoint, "config": config.dump()}
 
     with (
         mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override),

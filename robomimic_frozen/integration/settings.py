@@ -16,6 +16,7 @@ from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import check_dataset
+from robomimic_frozen.integration.versions import check_datasets, drop_what_is_done_anyway, obs_keys_in_file
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
 from robomimic_frozen.utils import hdf5
@@ -28,8 +29,10 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     apply_overrides(config, overrides)
     check_class_names(config, "config")
     if dataset is not None:
-        with config.unlocked():
-            config.train.data = dataset
+        entries = datasets_of(config)
+        with config.unlocked():  # what else a list says of a single dataset, such as its language, is true of another one, too
+            config.train.data = [{**entries[0], "path": dataset}] if len(entries) == 1 else dataset
+    check_datasets(config)
     return config
 
 
@@ -38,6 +41,7 @@ def _read_config(config_path: str) -> Config:
         settings = json.loads(Path(config_path).read_text())
         config = _known_config(settings["algo_name"], config_path)
         check_settings(config, settings, f"config {config_path}")
+        drop_what_is_done_anyway(settings, config, f"config {config_path}")
         for optimizer in settings.get("algo", {}).get("optim_params", {}).values():
             # robomimic 0.5 adds these to a run's config.json, and its configs do not take them.
             for key in ("num_train_batches", "num_epochs") if isinstance(optimizer, dict) else ():
@@ -63,6 +67,9 @@ def check_config(config: Config) -> None:
     """Raise ConfigError or DatasetError unless the dataset that a config names fits it, and its encoder takes its settings."""
     if not config.train.data:
         raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
+    if "modalities" not in config.observation:
+        parts = ", ".join(config.observation)
+        raise ConfigError(f"{config.algo_name} is made of several policies ({parts}); train it with python -m robomimic.scripts.train")
     for group, modalities in config.observation.modalities.items():
         for modality, keys in modalities.items():
             if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
@@ -71,7 +78,7 @@ def check_config(config: Config) -> None:
     filter_keys = [key for key in (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key) if key]
     for entry in datasets_of(config):
         path = entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
-        check_dataset(path, config.all_obs_keys, [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
+        check_dataset(path, obs_keys_in_file(config), [entry["filter_key"]] if entry.get("filter_key") else filter_keys)
         _check_task(config, path)
     if config.observation.encoder.rgb.core_class == FrozenResNetCore.__name__:
         check_core_kwargs(config.observation.encoder.rgb.core_kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import functools
 import importlib
 import inspect
 import logging
@@ -151,8 +152,8 @@ class _Stop(BaseException):
 def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """Make robomimic's train.py save the state of its run after each epoch, and go on with that of `resume_from`.
 
-    robomimic 0.5 does both itself. Before it, the loop over epochs can only be entered through what the script calls by name:
-    the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
+    robomimic 0.5 does both itself, but for the random numbers. Before it, the loop over epochs can only be entered through what the
+    script calls by name: the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
 
     Raises:
         ConfigError: there is nothing to resume in that folder, or its state cannot be read.
@@ -161,14 +162,13 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
 
     folders_of_run = tuple(str(resume_from / name) for name in ("logs", "models", "videos")) if resume_from is not None else ()
     if "resume" in inspect.signature(script.train).parameters:
-        if resume_from is None:
-            yield
-            return
-        # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
-        with (
-            mock.patch.object(script.FileUtils, "load_dict_from_checkpoint", return_value=_last_checkpoint(resume_from)),
-            mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=(*folders_of_run, str(resume_from))),
-        ):
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(mock.patch.object(script, "range", functools.partial(_seeded_range, seed), create=True))
+            if resume_from is not None:
+                # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
+                checkpoint, folders = _last_checkpoint(resume_from), (*folders_of_run, str(resume_from))
+                patches.enter_context(mock.patch.object(script.FileUtils, "load_dict_from_checkpoint", return_value=checkpoint))
+                patches.enter_context(mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=folders))
             yield
         return
     epochs = ResumableEpochs(seed, resume_from)
@@ -213,14 +213,21 @@ class ResumableEpochs:
         if self._state is not None:
             _restore(self.model, self._state)
             first = self._state["epoch"] + 1
-        for epoch in builtins.range(first, stop):
-            seed = (self.seed * _SEEDS_OF_A_RUN + epoch) % 2**32
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        for epoch in _seeded_range(self.seed, first, stop):
             yield epoch
             with atomic_write(self.run_dir / STATE_FILE) as beside:
                 torch.save({"epoch": epoch, **_state_of(self.model)}, beside)
+
+
+def _seeded_range(seed: int, *bounds: int) -> Iterator[int]:
+    """Yield what `range` does; where that has a first number, as the epochs have, with random numbers that follow from each."""
+    for number in builtins.range(*bounds):
+        if len(bounds) > 1:
+            seed_of_epoch = (seed * _SEEDS_OF_A_RUN + number) % 2**32
+            random.seed(seed_of_epoch)
+            np.random.seed(seed_of_epoch)
+            torch.manual_seed(seed_of_epoch)
+        yield number
 
 
 def _state_of(model: Any) -> dict[str, Any]:
