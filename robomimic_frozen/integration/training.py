@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import numpy as np
@@ -25,17 +25,21 @@ from robomimic.utils.dataset import SequenceDataset
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
 from robomimic_frozen.integration.settings import check_config, datasets_of, load_config
+from robomimic_frozen.integration.versions import check_language
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 from robomimic_frozen.utils.files import atomic_write, require_writable
 from robomimic_frozen.utils.parallel import Executor
-from robomimic_frozen.utils.urls import local_path
+from robomimic_frozen.utils.urls import is_url, local_path
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "resume.pth"
 _SEEDS_OF_A_RUN = 100_003
+_PATHS: Final = (
+    "train.output_dir", "experiment.ckpt_path", "algo.init_from", "algo.feature_cache.dir", "observation.encoder.rgb.core_kwargs.weights",
+)  # fmt: skip
 
 
 class RunFailedError(RobomimicFrozenError):
@@ -65,10 +69,10 @@ def train(
             config.experiment.name = name
         if not config.train.output_dir:
             raise ConfigError("train.output_dir is not set; give a folder for results")
-        config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
-    _fetch_datasets(config)
+    _resolve_paths(config)
     check_config(config)
-    require_writable(Path(config.train.output_dir))
+    check_language(config, datasets_of(config))
+    require_writable(resume or Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
     with (
@@ -98,13 +102,26 @@ def precompute(config_path: str | None, algo: str | None, dataset: str | None, o
     precompute_features(config, executor)
 
 
-def _fetch_datasets(config: Config) -> None:
-    """Put copies on this machine in the place of datasets at URLs, for robomimic opens them itself. Raises as `local_path`."""
+def _resolve_paths(config: Config) -> None:
+    """Make paths absolute, for the config is saved with the run and read again in another folder.
+
+    In the place of datasets at URLs come copies on this machine, for robomimic opens them itself. Raises as `local_path`.
+    """
     with config.values_unlocked():
         if isinstance(config.train.data, str):
-            config.train.data = str(local_path(config.train.data))
+            config.train.data = _absolute(local_path(config.train.data))
         elif config.train.data:
-            config.train.data = [{**entry, "path": str(local_path(entry["path"]))} for entry in datasets_of(config)]
+            config.train.data = [{**entry, "path": _absolute(local_path(entry["path"]))} for entry in datasets_of(config)]
+        for path in _PATHS:
+            *sections, key = path.split(".")
+            section: Any = functools.reduce(lambda outer, name: outer.get(name, {}), sections, config)
+            value = section.get(key)
+            if isinstance(value, str) and not is_url(value):
+                section[key] = _absolute(Path(value))
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
 
 
 def _atomic_save(save: Callable[..., None]) -> Callable[..., None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from robomimic.config.config import Config
@@ -32,6 +33,17 @@ _OF_NO_CONSEQUENCE: Final = ("path", "key", "lang", "weight")  # to 0.3, of a si
 def obs_keys_in_file(config: Any) -> list[str]:
     """Return the observations that a dataset must have: all but what robomimic 0.5 makes itself of the language in `train.data`."""
     return [key for key in config.all_obs_keys if key != LANG_EMB_OBS_KEY]
+
+
+def check_language(config: Any, datasets: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ConfigError if the policy takes the embedding of a language that one of the datasets has not, or that cannot be made here."""
+    if LANG_EMB_OBS_KEY not in config.all_obs_keys:
+        return
+    if without := [entry["path"] for entry in datasets if not entry.get("lang")]:
+        example = 'set train.data to [{"path": "lift.hdf5", "lang": "lift the cube"}]'
+        raise ConfigError(f"the policy takes {LANG_EMB_OBS_KEY}, and train.data names no language for {without[0]}; {example}")
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(f"robomimic makes {LANG_EMB_OBS_KEY} with the package transformers, which is missing; pip install transformers")
 
 
 def drop_what_is_done_anyway(settings: Mapping[str, Any], config: Config, where: str) -> None:
