@@ -143,7 +143,7 @@ def _data(arguments: Namespace) -> None:
     *CONFIG,
     flag("--name", "name of the experiment"),
     flag("--debug", "a few steps only, to see whether it runs", False),
-    flag("--resume", "go on with an interrupted run, after its last epoch (its dataset was moved: --dataset)", type=Path, metavar="RUN_DIR"),
+    flag("--resume", "go on with an interrupted run, after its last epoch (--dataset if that was moved)", type=Path, metavar="RUN_DIR"),
     allow_abbrev=False)  # fmt: skip
 def _train(arguments: Namespace) -> None:
     register()

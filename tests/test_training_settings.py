@@ -110,7 +110,8 @@ OF_0_5 = {
 
 @pytest.mark.parametrize("algo", ["bc", "bc_frozen", "fbc_frozen"])
 def test_a_config_of_0_5_is_read_by_every_robomimic_that_does_what_it_says(algo, dataset, write_config):
-    config = load_config(str(write_config(algo, **OF_0_5, **{"train.data": [{"path": str(dataset), "eval": True, "weight": 2}]})), None, None, [])
+    data = [{"path": str(dataset), "eval": True, "weight": 2}]
+    config = load_config(str(write_config(algo, **OF_0_5, **{"train.data": data})), None, None, [])
     check_config(config)
     assert [entry["path"] for entry in datasets_of(config)] == [str(dataset)]
 
