@@ -144,16 +144,16 @@ def _data(arguments: Namespace) -> None:
     *CONFIG,
     flag("--name", "name of the experiment"),
     flag("--debug", "a few steps only, to see whether it runs", False),
-    flag("--resume", "go on with an interrupted run, after its last epoch", type=Path, metavar="RUN_DIR"),
+    flag("--resume", "go on with an interrupted run, after its last epoch (--dataset if that was moved)", type=Path, metavar="RUN_DIR"),
     allow_abbrev=False)  # fmt: skip
 def _train(arguments: Namespace) -> None:
     register()
     from robomimic_frozen.integration.training import train
 
-    asked = arguments.config, arguments.algo, arguments.name, arguments.dataset
+    asked = arguments.config, arguments.algo, arguments.name
     if arguments.resume and any(asked):
-        raise ConfigError("--resume takes its config from the run; leave out --config, --algo, --name and --dataset")
-    train(*asked, arguments.debug, arguments.set, arguments.resume)
+        raise ConfigError("--resume takes its config from the run; leave out --config, --algo and --name")
+    train(*asked, arguments.dataset, arguments.debug, arguments.set, arguments.resume)
 
 
 @command("eval", "parallel rollouts of checkpoints, all from the same seeds",

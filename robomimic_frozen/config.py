@@ -8,8 +8,13 @@ from typing import Any, Final
 from robomimic.config.base_config import BaseConfig
 from robomimic.config.bc_config import BCConfig
 
-MADE_BY_ROBOMIMIC: Final = ("lang_emb",)
-"""Obs keys that no file has: robomimic 0.5 makes the embedding of a dataset's language instruction itself."""
+try:
+    from robomimic.utils.lang_utils import LANG_EMB_OBS_KEY
+except ImportError:
+    LANG_EMB_OBS_KEY = None
+
+MADE_BY_ROBOMIMIC: Final[tuple[str, ...]] = (LANG_EMB_OBS_KEY,) if LANG_EMB_OBS_KEY else ()
+"""Obs keys that a file need not have: robomimic 0.5 makes the embedding of a dataset's language instruction itself."""
 
 
 def datasets_of(config: Any) -> list[Mapping[str, Any]]:

@@ -196,10 +196,10 @@ def test_a_list_of_one_dataset_is_that_dataset(entry):
     assert config_of_list(entry).train.data == ([{"path": "a.hdf5"}] if TAKES_LISTS else "a.hdf5")
 
 
-@pytest.mark.parametrize("entries", [["a.hdf5", "b.hdf5"], [{"path": "a.hdf5", "weight": 2}]])
+@pytest.mark.parametrize("entries", [["a.hdf5", "b.hdf5"], [{"path": "a.hdf5", "demo_limit": 2}]])
 def test_a_list_that_robomimic_0_3_does_not_take_is_refused_under_it(entries, monkeypatch):
     monkeypatch.delattr(robomimic.utils.dataset, "MetaDataset", raising=False)
-    with pytest.raises(ConfigError, match="which robomimic 0.5 takes, and .* is installed; give the path of one"):
+    with pytest.raises(ConfigError, match="which needs robomimic 0.5, and .* is installed; install robomimic's master branch, or"):
         config_of_list(*entries)
 
 

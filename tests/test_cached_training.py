@@ -1,6 +1,7 @@
 """Training on cached features against training on pixels, through robomimic's own dataset factory."""
 
 import copy
+import pickle
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torchvision
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
+from robomimic_versions import as_train_data
 from torch.utils.data import DataLoader
 
 import robomimic_frozen
@@ -43,7 +45,7 @@ def make_config(lift_dataset, weights, cache_dir):
     def make(algo="fbc_frozen", cached=True, **changes):
         robomimic_frozen.register()
         config = config_factory(algo)
-        config.train.data = str(lift_dataset)
+        config.train.data = as_train_data(lift_dataset)
         config.train.cuda = False
         config.observation.modalities.obs.low_dim = [key for key in SHAPES if key != IMAGE]
         config.observation.modalities.obs.rgb = [IMAGE]
@@ -235,7 +237,7 @@ def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_pat
             for key in SHAPES:
                 frames = demo[f"obs/{key}"][:]
                 demo[f"next_obs/{key}"] = np.concatenate([frames[1:], frames[-1:]])
-    settings = {"train__data": str(with_next), "train__goal_mode": "last", "train__hdf5_load_next_obs": True}
+    settings = {"train__data": as_train_data(with_next), "train__goal_mode": "last", "train__hdf5_load_next_obs": True}
     ours, stock = make_dataset(make_config(**settings)), make_dataset(make_config(cached=False, **settings))
     batch = ours.__getitems__([0, 5])[0].tensors
     np.testing.assert_array_equal(batch["goal_obs"]["robot0_eef_pos"][1], stock[5]["goal_obs"]["robot0_eef_pos"])
@@ -303,6 +305,35 @@ def test_loader_workers_serve_whole_batches(workers, make_config):
     batch = next(iter(loader))
     assert batch["obs"][IMAGE].shape == (16, 1, 512, 1, 1)
     assert batch["actions"].shape == (16, 16, 7)
+
+
+def test_what_a_spawned_worker_is_sent_serves_the_same_batches_and_holds_no_features(make_config):
+    dataset = make_dataset(make_config())
+    indices = np.array([0, 7, 3])
+    dataset.gather(indices)
+    assert dataset.hdf5_file  # as robomimic 0.5 leaves it open
+    sent = pickle.dumps(dataset)
+    assert len(sent) < sum(features.nbytes for features in dataset.features.values()) / 2
+    expected, found = dataset.gather(indices), pickle.loads(sent).gather(indices)
+    for group in ("obs", None):
+        for key, value in (expected[group] if group else expected).items():
+            assert isinstance(value, dict) or torch.equal(value, (found[group] if group else found)[key])
+
+
+def test_what_a_spawned_worker_is_sent_after_unfreezing_reads_pixels(make_config, monkeypatch):
+    config = make_config()
+    dataset = make_dataset(config)
+    with config.values_unlocked():
+        config.observation.encoder.rgb.core_kwargs.freeze_encoder = False
+    sent = pickle.dumps(dataset)
+    monkeypatch.setattr(ObsUtils, "OBS_KEYS_TO_MODALITIES", None)  # as in a new process
+    assert pickle.loads(sent)[0]["obs"][IMAGE].shape[1:] == (84, 84, 3)
+
+
+def test_sections_of_a_config_survive_pickling():
+    section = config_factory("fbc_frozen").observation.encoder.rgb
+    assert pickle.loads(pickle.dumps(section)) == section
+    assert pickle.loads(pickle.dumps(section)).core_kwargs.emb_dim == 256
 
 
 def test_loss_and_weights_do_not_depend_on_the_number_of_loader_workers(make_config):

@@ -14,6 +14,7 @@ import robomimic.utils.train_utils as TrainUtils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policies import make_config
+from robomimic_versions import as_train_data
 from small_datasets import IMAGE, POSITION, write_dataset
 
 from robomimic_frozen.doctor.examine import examine_file
@@ -129,8 +130,7 @@ def read_with_robomimic(path):
     """All sequences that robomimic itself makes of the demos in `train`."""
     config = make_config()
     config.algo.feature_cache.enabled = False
-    # robomimic 0.5 takes a list.
-    config.train.data = [{"path": str(path)}] if hasattr(TrainUtils, "MetaDataset") else str(path)
+    config.train.data = as_train_data(path)
     with contextlib.redirect_stdout(io.StringIO()):
         ObsUtils.initialize_obs_utils_with_config(config)
         dataset = TrainUtils.dataset_factory(config, obs_keys=[IMAGE, POSITION], filter_by_attribute="train")

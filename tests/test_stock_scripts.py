@@ -15,6 +15,7 @@ from robomimic.config import config_factory
 
 from robomimic_frozen import cli
 from robomimic_frozen.encoders.weights import frozen_records
+from robomimic_frozen.policies.checkpoints import networks, read_checkpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHORT = {
@@ -176,7 +177,7 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(unfreeze_at, li
     (folder,) = (tmp_path / "broken" / "lift_mh_offline").iterdir()
     assert run("broken", "--resume", str(folder)) == 0
     whole, resumed = (next((tmp_path / name).rglob("model_epoch_3.pth")) for name in ("whole", "broken"))
-    first, second = (torch.load(path, weights_only=True)["model"] for path in (whole, resumed))
+    first, second = (networks(read_checkpoint(path, "CKPT")["model"]) for path in (whole, resumed))
     assert bool(frozen_records(first)) == (unfreeze_at is None)
     assert first.pop("epoch") == second.pop("epoch") == 3
     assert all(torch.equal(value, second[name]) for name, value in first.items())

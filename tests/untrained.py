@@ -12,6 +12,7 @@ import robomimic.utils.train_utils as TrainUtils
 import torch
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
+from robomimic_versions import shape_metadata
 
 import robomimic_frozen
 from robomimic_frozen.simulation.gl import select_gl_backend
@@ -29,7 +30,7 @@ def write_untrained_checkpoint(dataset: Path, path: Path, obs_steps: int = 1, **
     config.observation.encoder.rgb.core_kwargs.rgb_model_name = "efficientnet_lite0"
     config.algo.obs_steps = config.train.frame_stack = obs_steps
     ObsUtils.initialize_obs_utils_with_config(config)
-    shape_meta = FileUtils.get_shape_metadata_from_dataset(str(dataset), all_obs_keys=config.all_obs_keys)
+    shape_meta = shape_metadata(dataset, config)
     env_meta = FileUtils.get_env_metadata_from_dataset(str(dataset))
     env_meta["env_kwargs"].update(env_kwargs)
     torch.manual_seed(0)

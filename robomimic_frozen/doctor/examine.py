@@ -72,11 +72,12 @@ def examine_checkpoint(path: Path) -> Examination:
     # These load torch and robomimic, without which the installation can still be examined.
     from robomimic_frozen.doctor.dataset import judge_environment
     from robomimic_frozen.integration.registration import register
-    from robomimic_frozen.policies.checkpoints import describe_checkpoint, networks, read_checkpoint
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in, networks, read_checkpoint
 
     register()
     checkpoint = read_checkpoint(path, "FILE")
-    findings = list(judge_environment(path, "env_metadata", checkpoint["env_metadata"]))
+    environments = environments_in(checkpoint)
+    findings = [finding for metadata in environments for finding in judge_environment(path, "env_metadata", metadata)]
     try:
         facts = {name.strip(): value for name, value in describe_checkpoint(path)}
     except ConfigError as error:
@@ -102,17 +103,22 @@ def _bad_weights(state: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _misfit(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
     from robomimic_frozen.integration.environments import check_cameras
+    from robomimic_frozen.policies.checkpoints import environments_in
 
-    try:
-        check_cameras("env_metadata", checkpoint["env_metadata"], checkpoint["shape_metadata"]["all_shapes"], "env_metadata")
-    except RobomimicFrozenError as error:
-        yield from_error(error)
+    shapes = checkpoint["shape_metadata"]
+    for metadata, of_one in zip(environments_in(checkpoint), shapes if isinstance(shapes, list) else [shapes], strict=True):
+        try:
+            check_cameras("env_metadata", metadata, of_one["all_shapes"], "env_metadata")
+        except RobomimicFrozenError as error:
+            yield from_error(error)
 
 
 def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
     import robomimic.utils.file_utils as FileUtils
     import torch
     from robomimic.config.base_config import get_all_registered_configs
+
+    from robomimic_frozen.policies.checkpoints import loadable
 
     algo, known = checkpoint["algo_name"], get_all_registered_configs()
     if algo not in known:
@@ -121,7 +127,7 @@ def _unloadable(checkpoint: Mapping[str, Any]) -> Iterator[Finding]:
         return
     try:
         with offline():
-            FileUtils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=dict(checkpoint))
+            FileUtils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=loadable(checkpoint, "it"))
     except RobomimicFrozenError as error:
         yield from_error(error, "policy")
     except Exception as error:  # a config and networks that do not belong together make robomimic raise anything

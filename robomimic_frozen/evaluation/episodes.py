@@ -16,6 +16,7 @@ import robomimic.utils.torch_utils as TorchUtils
 
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.integration.environments import check_goals, check_observations
+from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.cameras import SeededResets
 
 VIDEO_SIZE: Final = 256
@@ -43,7 +44,8 @@ class Rollouts:
 
     def __init__(self, checkpoint: Path) -> None:
         device = TorchUtils.get_torch_device(try_to_use_cuda=True)
-        self.policy, content = FileUtils.policy_from_checkpoint(ckpt_path=str(checkpoint), device=device)
+        content = loadable(read_checkpoint(checkpoint, "CKPT"), f"checkpoint {checkpoint}")
+        self.policy, _ = FileUtils.policy_from_checkpoint(ckpt_dict=content, device=device)
         check_goals(str(checkpoint), FileUtils.config_from_checkpoint(ckpt_dict=content)[0])
         try:
             self.env, _ = FileUtils.env_from_checkpoint(ckpt_dict=content)

@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
-from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
+from robomimic_frozen.policies.checkpoints import checkpoints_in, environments_in, loadable, read_checkpoint
 from robomimic_frozen.simulation.gl import limit_rendering_threads, select_gl_backend
 from robomimic_frozen.utils.files import atomic_write, exclusive_lock, sha256_of, write_json
 from robomimic_frozen.utils.parallel import Executor, retrying_map, worker_state
@@ -26,6 +27,8 @@ from robomimic_frozen.utils.urls import local_path
 
 if TYPE_CHECKING:
     from robomimic_frozen.evaluation.episodes import Rollouts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +163,12 @@ def as_table(summaries: Sequence[Summary]) -> str:
 def _tasks(file: str | Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
     copy = local_path(file)
     # Also where its horizon is not asked for: robomimic 0.5 would execute what a malicious file says.
-    config = json.loads(read_checkpoint(copy, "CKPT")["config"])
-    steps = horizon or config["experiment"]["rollout"]["horizon"]
+    checkpoint = read_checkpoint(copy, "CKPT")
+    first = loadable(checkpoint, f"checkpoint {file}")["env_metadata"]
+    if others := len(environments_in(checkpoint)) - 1:
+        where = f"it is rolled out in the environment of the first, {first['env_name']}"
+        logger.warning("%s was trained on %d datasets; %s", file, others + 1, where)
+    steps = horizon or json.loads(checkpoint["config"])["experiment"]["rollout"]["horizon"]
     folder = out / f"{copy.stem}-{sha256_of(copy)[:12]}" / f"horizon_{steps}"
     return [Task(file, seed + number, steps, folder, number < num_videos) for number in range(num_episodes)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import mmap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,16 @@ class CachedFeatureDataset(ActionKeysDataset):
     def _pixel_dataset(self) -> SequenceDataset:
         return self._make_pixel_dataset()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a data worker that is spawned is sent: all but the file, and of mapped features the place."""
+        if not self.encoder_is_frozen():
+            _ = self._pixel_dataset  # made here, for the worker does not know which observations are images
+        openers = {key: _opener(array) for key, array in self.features.items()}
+        return {**self.__dict__, "_hdf5_file": None, "features": openers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, features={key: opened() for key, opened in state["features"].items()})
+
     def gather(self, indices: np.ndarray) -> dict[str, Any]:
         """Return the sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
         if not self._arrays:
@@ -192,7 +203,15 @@ def gathering_batches(meta_dataset: type) -> type:
             parts.append({**part, "index": torch.from_numpy(own)})
         return [GatheredBatch(_concatenated(parts))]
 
-    return type(meta_dataset.__name__, (meta_dataset,), {"__getitems__": getitems})
+    def reduce(self: Any) -> tuple[Any, ...]:  # for pickle, which would look for the class by its name
+        return _empty, (meta_dataset,), self.__dict__
+
+    return type(meta_dataset.__name__, (meta_dataset,), {"__getitems__": getitems, "__reduce__": reduce})
+
+
+def _empty(meta_dataset: type) -> Any:
+    gathering: Any = gathering_batches(meta_dataset)
+    return gathering.__new__(gathering)
 
 
 def _concatenated(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -200,6 +219,13 @@ def _concatenated(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _concatenated(values) if isinstance(values[0], Mapping) else torch.cat(values)
 
     return {key: one([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def _opener(array: np.ndarray) -> Callable[[], np.ndarray]:
+    """Return what gives an array again after it has been pickled; that has no copy of what is mapped from a file."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):  # a part of what is mapped does not know which part
+        return functools.partial(np.asarray, array)
+    return functools.partial(np.memmap, array.filename, array.dtype, "r", array.offset, array.shape)
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:

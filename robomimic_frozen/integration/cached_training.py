@@ -40,7 +40,7 @@ def why_uncached(config: Any) -> str | None:
         return "algo.feature_cache.enabled is false"
     if encoder.core_class != FrozenResNetCore.__name__:
         return f"the core {encoder.core_class} is not {FrozenResNetCore.__name__}"
-    if not _encoder_is_frozen(config):
+    if not _EncoderIsFrozen(encoder)():
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
@@ -51,8 +51,17 @@ def why_uncached(config: Any) -> str | None:
     return None
 
 
-def _encoder_is_frozen(config: Any) -> bool:
-    return bool(config.observation.encoder.rgb.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+class _EncoderIsFrozen:
+    """Tells whether the encoder is still frozen; a data worker that is spawned is sent the present answer, for no Config can be pickled."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def __call__(self) -> bool:
+        return bool(self._encoder.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+
+    def __reduce__(self) -> Any:
+        return functools.partial, (bool, self())
 
 
 def _starts_from_trained_encoder(config: Any) -> bool:
@@ -98,7 +107,7 @@ def _make_dataset(
         features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
-        encoder_is_frozen=functools.partial(_encoder_is_frozen, config),
+        encoder_is_frozen=_EncoderIsFrozen(config.observation.encoder.rgb),
     )  # fmt: skip
 
 

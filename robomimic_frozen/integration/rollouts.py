@@ -16,7 +16,7 @@ from robomimic.config import config_factory
 
 from robomimic_frozen.integration.environments import check_goals, check_observations
 from robomimic_frozen.integration.settings import apply_overrides
-from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
@@ -34,23 +34,21 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     parser.add_argument("--agent", required=True)
     parser.add_argument("--seed", type=int)
     known, _ = parser.parse_known_args(arguments)
-    read_checkpoint(Path(known.agent), "--agent")
+    checkpoint = loadable(read_checkpoint(Path(known.agent), "--agent"), f"checkpoint {known.agent}")
     select_gl_backend()
-    load, make_env = FileUtils.load_dict_from_checkpoint, FileUtils.env_from_checkpoint
+    make_env = FileUtils.env_from_checkpoint
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
-        checkpoint = load(ckpt_path)
         config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
         apply_overrides(config, overrides)
         check_goals(known.agent, config)
-        checkpoint["config"] = config.dump()
-        return checkpoint
+        return {**checkpoint, "config": config.dump()}
 
     def make_fitting_env(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        env, checkpoint = make_env(*args, **kwargs)
-        if checkpoint["env_metadata"]["type"] == ROBOSUITE_TYPE:
-            check_observations(known.agent, env, checkpoint["shape_metadata"]["all_shapes"], "its env_metadata")
-        return env, checkpoint
+        env, content = make_env(*args, **kwargs)
+        if content["env_metadata"]["type"] == ROBOSUITE_TYPE:
+            check_observations(known.agent, env, content["shape_metadata"]["all_shapes"], "its env_metadata")
+        return env, content
 
     with (
         mock.patch.object(FileUtils, "load_dict_from_checkpoint", load_and_override),

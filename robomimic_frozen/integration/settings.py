@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import robomimic
-import robomimic.utils.dataset
 from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
@@ -21,6 +19,7 @@ from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.integration.doubts import large_actions, small_crop
+from robomimic_frozen.integration.versions import check_datasets, drop_what_is_done_anyway
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
 from robomimic_frozen.policies.normalization import check_normalization
@@ -36,9 +35,10 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     apply_overrides(config, overrides)
     check_class_names(config, "config")
     if dataset is not None:
-        with config.unlocked():
-            config.train.data = dataset
-    _take_list(config)
+        entries = datasets_of(config)
+        with config.unlocked():  # what else a list says of a single dataset, such as its language, is true of another one, too
+            config.train.data = [{**entries[0], "path": dataset}] if len(entries) == 1 else dataset
+    check_datasets(config)
     return config
 
 
@@ -47,6 +47,7 @@ def _read_config(config_path: str) -> Config:
         settings = json.loads(Path(config_path).read_text())
         config = _known_config(settings["algo_name"], config_path)
         check_settings(config, settings, f"config {config_path}")
+        drop_what_is_done_anyway(settings, config, f"config {config_path}")
         for optimizer in settings.get("algo", {}).get("optim_params", {}).values():
             # robomimic 0.5 adds these to a run's config.json, and its configs do not take them.
             for key in ("num_train_batches", "num_epochs") if isinstance(optimizer, dict) else ():
@@ -75,6 +76,9 @@ def check_config(config: Config) -> list[str]:
     """
     if not config.train.data:
         raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
+    if "modalities" not in config.observation:
+        parts = ", ".join(config.observation)
+        raise ConfigError(f"{config.algo_name} is made of several policies ({parts}); train it with python -m robomimic.scripts.train")
     for group, modalities in config.observation.modalities.items():
         for modality, keys in modalities.items():
             _check_names(f"observation.modalities.{group}.{modality}", keys)
@@ -189,25 +193,6 @@ def _check_task(config: Config, path: str | Path) -> None:
 
 def _place_of(entry: Mapping[str, Any]) -> str | Path:
     return entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
-
-
-def _take_list(config: Config) -> None:
-    """Make of a list in `train.data` what the installed robomimic takes. Raises ConfigError for one that it does not take."""
-    data = config.train.data
-    if data is None or isinstance(data, str):
-        return
-    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in data] if isinstance(data, (list, tuple)) else []
-    if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
-        raise ConfigError(f"train.data is {json.dumps(data)}; give the path of a dataset, or a list of them")
-    with config.unlocked():
-        if hasattr(robomimic.utils.dataset, "MetaDataset"):
-            config.train.data = entries
-        elif [entry.keys() for entry in entries] == [{"path"}]:
-            config.train.data = entries[0]["path"]
-        else:
-            what = f"{len(entries)} datasets" if len(entries) > 1 else "a dataset with settings of its own"
-            installed = f"robomimic 0.5 takes, and {robomimic.__version__} is installed"
-            raise ConfigError(f"train.data has {what}, which {installed}; give the path of one, or install that")
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import functools
 import importlib
 import inspect
 import logging
@@ -13,13 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import h5py
 import numpy as np
 import torch
 from robomimic.config.config import Config
+from robomimic.utils.dataset import SequenceDataset
 
 from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
@@ -27,17 +29,21 @@ from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
 from robomimic_frozen.integration.environments import check_rollouts
 from robomimic_frozen.integration.settings import check_config, load_config
+from robomimic_frozen.integration.versions import check_language
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
 from robomimic_frozen.utils.files import atomic_write, require_writable
 from robomimic_frozen.utils.parallel import Executor
-from robomimic_frozen.utils.urls import local_path
+from robomimic_frozen.utils.urls import is_url, local_path
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "resume.pth"
 _SEEDS_OF_A_RUN = 100_003
+_PATHS: Final = (
+    "train.output_dir", "experiment.ckpt_path", "algo.init_from", "algo.feature_cache.dir", "observation.encoder.rgb.core_kwargs.weights",
+)  # fmt: skip
 
 
 class RunFailedError(RobomimicFrozenError):
@@ -67,10 +73,10 @@ def train(
             config.experiment.name = name
         if not config.train.output_dir:
             raise ConfigError("train.output_dir is not set; give a folder for results")
-        config.train.output_dir = str(Path(config.train.output_dir).expanduser().absolute())
-    _fetch_datasets(config)
+    _resolve_paths(config)
     _check(config)
-    require_writable(Path(config.train.output_dir))
+    check_language(config, datasets_of(config))
+    require_writable(resume or Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
     check_rollouts(config)
@@ -79,6 +85,8 @@ def train(
         # robomimic asks on stdin whether to delete existing runs; without that it adds the new one beside them.
         mock.patch("builtins.input", return_value="n"),
         mock.patch.object(torch, "save", _atomic_save(torch.save)),
+        # Pickled for data workers that are spawned; robomimic 0.5 leaves its file open, which cannot be.
+        mock.patch.object(SequenceDataset, "__getstate__", lambda dataset: {**dataset.__dict__, "_hdf5_file": None}, create=True),
         seeded_robosuite(config.train.seed),
         resumable_training(config.train.seed, resume),
         shapes_of_chosen_demos(config),
@@ -105,13 +113,26 @@ def _check(config: Config) -> None:
         logger.warning(doubt)
 
 
-def _fetch_datasets(config: Config) -> None:
-    """Put copies on this machine in the place of datasets at URLs, for robomimic opens them itself. Raises as `local_path`."""
+def _resolve_paths(config: Config) -> None:
+    """Make paths absolute, for the config is saved with the run and read again in another folder.
+
+    In the place of datasets at URLs come copies on this machine, for robomimic opens them itself. Raises as `local_path`.
+    """
     with config.values_unlocked():
         if isinstance(config.train.data, str):
-            config.train.data = str(local_path(config.train.data))
+            config.train.data = _absolute(local_path(config.train.data))
         elif config.train.data:
-            config.train.data = [{**entry, "path": str(local_path(entry["path"]))} for entry in datasets_of(config)]
+            config.train.data = [{**entry, "path": _absolute(local_path(entry["path"]))} for entry in datasets_of(config)]
+        for path in _PATHS:
+            *sections, key = path.split(".")
+            section: Any = functools.reduce(lambda outer, name: outer.get(name, {}), sections, config)
+            value = section.get(key)
+            if isinstance(value, str) and not is_url(value):
+                section[key] = _absolute(Path(value))
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
 
 
 def _atomic_save(save: Callable[..., None]) -> Callable[..., None]:
@@ -159,8 +180,8 @@ class _Stop(BaseException):
 def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
     """Make robomimic's train.py save the state of its run after each epoch, and go on with that of `resume_from`.
 
-    robomimic 0.5 does both itself. Before it, the loop over epochs can only be entered through what the script calls by name:
-    the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
+    robomimic 0.5 does both itself, but for the random numbers. Before it, the loop over epochs can only be entered through what the
+    script calls by name: the function that makes its folders, the one that makes the model, and `range`, which it uses for nothing else.
 
     Raises:
         ConfigError: there is nothing to resume in that folder, or its state cannot be read.
@@ -169,12 +190,13 @@ def resumable_training(seed: int, resume_from: Path | None) -> Iterator[None]:
 
     folders_of_run = tuple(str(resume_from / name) for name in ("logs", "models", "videos")) if resume_from is not None else ()
     if "resume" in inspect.signature(script.train).parameters:
-        if resume_from is None:
-            yield
-            return
-        # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
-        read_checkpoint(resume_from / "last.pth", "--resume")
-        with mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=(*folders_of_run, str(resume_from))):
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(mock.patch.object(script, "range", functools.partial(_seeded_range, seed), create=True))
+            if resume_from is not None:
+                # It would execute what a malicious file says, and take the newest run beside the one that was asked for.
+                checkpoint, folders = _last_checkpoint(resume_from), (*folders_of_run, str(resume_from))
+                patches.enter_context(mock.patch.object(script.FileUtils, "load_dict_from_checkpoint", return_value=checkpoint))
+                patches.enter_context(mock.patch.object(script.TrainUtils, "get_exp_dir", return_value=folders))
             yield
         return
     epochs = ResumableEpochs(seed, resume_from)
@@ -245,14 +267,21 @@ class ResumableEpochs:
         if self._state is not None:
             _restore(self.model, self._state)
             first = self._state["epoch"] + 1
-        for epoch in builtins.range(first, stop):
-            seed = (self.seed * _SEEDS_OF_A_RUN + epoch) % 2**32
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        for epoch in _seeded_range(self.seed, first, stop):
             yield epoch
             with atomic_write(self.run_dir / STATE_FILE) as beside:
                 torch.save({"epoch": epoch, **_state_of(self.model)}, beside)
+
+
+def _seeded_range(seed: int, *bounds: int) -> Iterator[int]:
+    """Yield what `range` does; where that has a first number, as the epochs have, with random numbers that follow from each."""
+    for number in builtins.range(*bounds):
+        if len(bounds) > 1:
+            seed_of_epoch = (seed * _SEEDS_OF_A_RUN + number) % 2**32
+            random.seed(seed_of_epoch)
+            np.random.seed(seed_of_epoch)
+            torch.manual_seed(seed_of_epoch)
+        yield number
 
 
 def _state_of(model: Any) -> dict[str, Any]:
@@ -272,10 +301,28 @@ def _restore(model: Any, state: dict[str, Any]) -> None:
         model.lr_schedulers[name].load_state_dict(scheduler)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _last_checkpoint(run: Path) -> dict[str, Any]:
+    """Return what robomimic 0.5 saved last in the folder of a run, or where it was killed while it did, the backup."""
+    last, backup = run / "last.pth", run / "last_bak.pth"
+    if not backup.is_file():
+        _require_state(last)
+        return read_checkpoint(last, "--resume")
+    try:
+        return read_checkpoint(last, "--resume")
+    except ConfigError as error:
+        checkpoint = read_checkpoint(backup, "--resume")
+        logger.warning("%s; going on after epoch %s, from %s", str(error).partition(";")[0], checkpoint["variable_state"]["epoch"], backup)
+        return checkpoint
+
+
+def _require_state(path: Path) -> None:
     if not path.is_file():
         remedy = "give the folder of a run of `robomimic-frozen train`, the one with config.json in it, after its first epoch"
         raise ConfigError(f"nothing to resume: {path} does not exist; {remedy}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    _require_state(path)
     try:
         return read_archive(path)
     except Exception as error:  # a damaged archive or pickle raises almost anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import torch
 
 from robomimic_frozen.encoders.weights import frozen_records
 from robomimic_frozen.errors import ConfigError, first_line
+from robomimic_frozen.utils.machine import installed_version
 from robomimic_frozen.utils.urls import is_url, local_path
 
 # Entries of a state dict that are buffers of BatchNorm, not parameters, and what is no tensor at all.
@@ -107,6 +109,27 @@ def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], d
     return {**model, "nets": change(model["nets"])} if "nets" in model else change(dict(model))
 
 
+def environments_in(checkpoint: Mapping[str, Any]) -> list[Any]:
+    """Return the metadata of the environment of each dataset that was trained on; robomimic 0.5 saves a list where they are several."""
+    metadata = checkpoint["env_metadata"]
+    return metadata if isinstance(metadata, list) else [metadata]
+
+
+def loadable(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a checkpoint as robomimic can load it: with the environment and the observations of the first dataset, if there are several.
+
+    Raises:
+        ConfigError: a newer robomimic has saved it than is installed; the message begins with `where`.
+    """
+    from robomimic.algo import Algo
+
+    if "variable_state" in checkpoint and "load_optimizers" not in inspect.signature(Algo.deserialize).parameters:
+        installed = installed_version("robomimic")
+        raise ConfigError(f"{where} was saved by robomimic 0.5, and {installed} is installed; install robomimic's master branch")
+    several = ("env_metadata", "shape_metadata")
+    return {key: value[0] if key in several and isinstance(value, list) else value for key, value in checkpoint.items()}
+
+
 def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
     """Return (what, its value) in the order to print, without building networks. Raises ConfigError if `path` is no checkpoint."""
     checkpoint = read_checkpoint(path, "CKPT")
@@ -122,9 +145,10 @@ def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
 def _rows(checkpoint: Mapping[str, Any], config: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     total, trainable = count_parameters(state)
     yield "algorithm", checkpoint["algo_name"]
-    yield "environment", str(checkpoint["env_metadata"].get("env_name"))
+    yield "environment", ", ".join(dict.fromkeys(str(metadata.get("env_name")) for metadata in environments_in(checkpoint)))
     yield "experiment", config["experiment"]["name"]
-    yield "dataset", str(config["train"]["data"])
+    data = config["train"]["data"]
+    yield "dataset", ", ".join(entry["path"] for entry in data) if isinstance(data, list) else str(data)
     yield "seed", str(config["train"]["seed"])
     if "epoch" in state:
         yield "epoch", str(state["epoch"])
