@@ -17,7 +17,7 @@ packages="$("$overlay/bin/python" -c 'import sysconfig; print(sysconfig.get_path
 below="$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 # After the packages of the overlay, and with the .pth files there, as a mere path would be without.
 echo "import site; site.addsitedir('$below')" > "$packages/below.pth"
-# robomimic pins diffusers==0.11.1, which no huggingface_hub of the last years can serve; of what it needs, .venv lacks nothing else.
-.venv/bin/python -m pip --python "$overlay/bin/python" install -q --no-deps "$checkout" diffusers
+# With the old versions that it pins of diffusers, transformers and huggingface_hub; of the rest it takes what .venv has.
+.venv/bin/python -m pip --python "$overlay/bin/python" install -q "$checkout"
 .venv/bin/python -m pip --python "$overlay/bin/python" install -q --no-deps --no-build-isolation -e .
 exec "$overlay/bin/python" -m pytest "$@"

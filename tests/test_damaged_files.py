@@ -9,7 +9,7 @@ from policies import OBS_SHAPES, make_config, make_policy
 from robomimic.utils.train_utils import save_model
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.checkpoints import networks, read_checkpoint
 
 DAMAGES = 40
 
@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_is_refused_unless_it_says_what_it_said(damage, che
 
 
 def test_robomimics_own_scripts_refuse_a_checkpoint_with_a_flipped_bit(checkpoint, tmp_path):
-    weights = next(iter(read_checkpoint(checkpoint, "CKPT")["model"].values())).contiguous()
+    weights = next(iter(networks(read_checkpoint(checkpoint, "CKPT")["model"]).values())).contiguous()
     content = checkpoint.read_bytes()
     place = content.index(weights.numpy().tobytes())
     damaged = tmp_path / "model.pth"

@@ -104,7 +104,7 @@ class _LastActivation(nn.Module):
 
 def _fetch_weights(name: str, repository: str | None) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
 
     hint = "set core_kwargs.weights to a file, or core_kwargs.pretrained_encoder to false"
     if repository is None:
