@@ -12,6 +12,7 @@ import torch
 import torchvision
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
+from robomimic.utils.dataset import SequenceDataset
 from robomimic_versions import as_train_data
 from torch.utils.data import DataLoader
 
@@ -289,7 +290,7 @@ def test_stock_algorithms_keep_their_own_dataset(make_config):
     config = config_factory("bc")
     config.train.data = make_config().train.data
     config.observation = copy.deepcopy(make_config().observation)
-    assert type(make_dataset(config)) is ActionKeysDataset
+    assert type(make_dataset(config)) is SequenceDataset
 
 
 def test_a_cache_folder_that_cannot_be_written_is_done_without(make_config, tmp_path, caplog):
@@ -328,12 +329,6 @@ def test_what_a_spawned_worker_is_sent_after_unfreezing_reads_pixels(make_config
     sent = pickle.dumps(dataset)
     monkeypatch.setattr(ObsUtils, "OBS_KEYS_TO_MODALITIES", None)  # as in a new process
     assert pickle.loads(sent)[0]["obs"][IMAGE].shape[1:] == (84, 84, 3)
-
-
-def test_sections_of_a_config_survive_pickling():
-    section = config_factory("fbc_frozen").observation.encoder.rgb
-    assert pickle.loads(pickle.dumps(section)) == section
-    assert pickle.loads(pickle.dumps(section)).core_kwargs.emb_dim == 256
 
 
 def test_loss_and_weights_do_not_depend_on_the_number_of_loader_workers(make_config):

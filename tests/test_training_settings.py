@@ -36,6 +36,7 @@ def write_config(tmp_path):
             "observation.modalities.obs.low_dim": [POSITION],
             "observation.encoder.rgb.core_kwargs.crop_shape": None,
             "experiment.rollout.enabled": False,
+            "train.batch_size": 4,
             "experiment.render_video": False,
             **changes,
         }

@@ -74,21 +74,20 @@ def _starts_from_trained_encoder(config: Any) -> bool:
     return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
 
 
-def dataset_maker(config: Any, filter_key: str | None) -> Callable[..., SequenceDataset] | None:
-    """Return what makes the datasets of a run, for the demos of `filter_key`, in the place of SequenceDataset; None for nothing."""
-    if "feature_cache" not in config.algo:
-        return None
+def feature_dataset_maker(config: Any, filter_key: str | None) -> Callable[..., SequenceDataset] | None:
+    """Return what makes datasets of features, of the demos of `filter_key`, in the place of SequenceDataset; None where pixels are read."""
     # Whole batches are gathered without images, too, in a hundredth of the time that robomimic takes for single sequences.
     reason = why_uncached(config) if image_keys(config) else None
     if reason is not None:
         logger.info("training reads pixels: %s", reason)
-        return functools.partial(_make_pixel_dataset, config)
+        return None
     validating = config.experiment.validate and filter_key == config.train.hdf5_validation_filter_key
     return functools.partial(_make_dataset, config, not validating)
 
 
-def _make_pixel_dataset(config: Any, *args: Any, **kwargs: Any) -> SequenceDataset:
-    return ActionKeysDataset(*args, **_as_stored(config, kwargs))
+def pixel_dataset_maker(config: Any) -> Callable[..., SequenceDataset]:
+    """Return what makes datasets of images in the place of SequenceDataset."""
+    return lambda *args, **kwargs: ActionKeysDataset(*args, **_as_stored(config, kwargs))
 
 
 def _as_stored(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Shapes = Mapping[str, Sequence[int]]
 """obs key -> shape of one observation, images with channels first"""
 
 _IMAGE: Final = "_image"
-_CAMERA_OF_ROBOSUITE, _SIZE_OF_ROBOSUITE = "agentview", 256
+_SIZE_OF_ROBOSUITE: Final = 256
 
 
 def check_rollouts(config: Config) -> None:
@@ -124,9 +124,9 @@ def _check(where: str, given: Shapes, wanted: Shapes, place: str) -> None:
 def _rendered(metadata: Any) -> Shapes | None:
     """Return what the cameras of an environment give; None where its metadata do not say."""
     kwargs = metadata.get("env_kwargs") if isinstance(metadata, Mapping) else None
-    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE_TYPE:
+    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE_TYPE or "camera_names" not in kwargs:
         return None
-    cameras = kwargs.get("camera_names", _CAMERA_OF_ROBOSUITE)
+    cameras = kwargs["camera_names"]
     names = [cameras] if isinstance(cameras, str) else list(cameras)
     if any(name.startswith("all-") for name in names):  # which robosuite knows the robot for
         return None

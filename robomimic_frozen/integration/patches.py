@@ -68,19 +68,22 @@ def serve_cached_features() -> None:
     @_in_place_of(TrainUtils, "dataset_factory")
     def dataset_factory(original, config, obs_keys, filter_by_attribute=None, *args, **kwargs):
         from robomimic_frozen.features.dataset import gathering_batches
-        from robomimic_frozen.integration.cached_training import dataset_maker
+        from robomimic_frozen.integration.cached_training import feature_dataset_maker, pixel_dataset_maker
 
-        make_dataset = dataset_maker(config, filter_by_attribute)
+        def made_with(**replacements):
+            with mock.patch.multiple(TrainUtils, **replacements):
+                return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+
+        if "feature_cache" not in config.algo:
+            return made_with()
+        make_dataset = feature_dataset_maker(config, filter_by_attribute)
         if make_dataset is not None:
-            replacements = {"SequenceDataset": make_dataset}
-            if hasattr(TrainUtils, "MetaDataset"):
-                replacements["MetaDataset"] = gathering_batches(TrainUtils.MetaDataset)
+            mixed = {"MetaDataset": gathering_batches(TrainUtils.MetaDataset)} if hasattr(TrainUtils, "MetaDataset") else {}
             try:
-                with mock.patch.multiple(TrainUtils, **replacements):
-                    return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+                return made_with(SequenceDataset=make_dataset, **mixed)
             except CacheUnavailableError as error:
                 logger.warning("%s; training without it, on pixels", error)
-        return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
+        return made_with(SequenceDataset=pixel_dataset_maker(config))
 
 
 def normalize_observations_that_have_statistics() -> None:
