@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -49,8 +48,9 @@ class Environment:
         self.site_packages = Path(self.output("import sysconfig; print(sysconfig.get_path('purelib'))"))
         borrowed = folder / "borrowed"
         borrowed.mkdir()
-        for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if "robomimic_frozen" not in path.name and path.suffix != ".pth":
+        # One folder, or with scripts/test_robomimic_master.sh several, of which the first counts.
+        for path in (path for folder in sys.path if folder.endswith("site-packages") for path in Path(folder).iterdir()):
+            if "robomimic_frozen" not in path.name and path.suffix != ".pth" and not (borrowed / path.name).exists():
                 (borrowed / path.name).symlink_to(path)
         (self.site_packages / "borrowed.pth").write_text(f"{borrowed}\n")
 
