@@ -75,7 +75,7 @@ def serve_cached_features() -> None:
                 return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
 
         if "feature_cache" not in config.algo:
-            return made_with()
+            return original(config, obs_keys, filter_by_attribute, *args, **kwargs)
         make_dataset = feature_dataset_maker(config, filter_by_attribute)
         if make_dataset is not None:
             mixed = {"MetaDataset": gathering_batches(TrainUtils.MetaDataset)} if hasattr(TrainUtils, "MetaDataset") else {}
