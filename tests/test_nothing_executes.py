@@ -80,7 +80,7 @@ def test_a_checkpoint_is_refused_by(command, malicious, marker, tmp_path, capfd)
 def test_training_does_not_start_from_it(malicious, marker):
     policy = make_policy()
     with pytest.raises(ConfigError, match="is not a robomimic checkpoint"):
-        start_from_checkpoint(policy.nets["policy"], policy.nets["ema"], malicious)
+        start_from_checkpoint(policy.nets["policy"], policy.nets["ema"], policy.nets["normalization"], malicious)
     assert not marker.exists()
 
 

@@ -127,7 +127,7 @@ def take_actions_of_the_config_s_kind() -> None:
     def wrap_env_from_config(original, env, config):
         from robomimic_frozen.config import has_absolute_actions
 
-        if "feature_cache" in config.algo and has_absolute_actions(config.train.action_keys):
+        if "feature_cache" in config.algo and has_absolute_actions(config.train.get("action_keys", ())):
             from robomimic_frozen.simulation.absolute_actions import take_absolute_actions
 
             take_absolute_actions(env)

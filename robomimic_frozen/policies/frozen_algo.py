@@ -16,7 +16,7 @@ from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, upgraded
 from robomimic_frozen.errors import ConfigError, ObservationError, TrainingDivergedError
 from robomimic_frozen.policies.checkpoints import with_networks
-from robomimic_frozen.policies.normalization import Normalization, make_normalization
+from robomimic_frozen.policies.normalization import empty_normalization, make_normalization
 
 
 class FrozenAlgo:
@@ -37,10 +37,8 @@ class FrozenAlgo:
     _steps_since_first = 0
 
     def __init__(self, *args: Any, global_config: Any, ac_dim: int, **kwargs: Any) -> None:
-        train = global_config.train
-        # A checkpoint brings its own numbers.
-        restoring = is_restoring_checkpoint()
-        self._normalization = Normalization(train.action_keys, train.action_config) if restoring else make_normalization(global_config)
+        make = empty_normalization if is_restoring_checkpoint() else make_normalization  # a checkpoint brings its own numbers
+        self._normalization = make(global_config)
         # robomimic 0.3 looks at 'actions' alone.
         width = self._normalization.action_width or ac_dim
         super().__init__(*args, global_config=global_config, ac_dim=width, **kwargs)  # type: ignore[call-arg]

@@ -117,6 +117,11 @@ def rotation_of(rot_6d: Tensor, how: str) -> Tensor:
     return torch.from_numpy(np.asarray(written)).to(rot_6d).reshape(*rot_6d.shape[:-1], 3)
 
 
+def empty_normalization(config: Any) -> Normalization:
+    """Make what has no numbers yet, of a config that may be older than normalisation is."""
+    return Normalization(config.train.get("action_keys", ["actions"]), config.train.get("action_config", {}))
+
+
 def make_normalization(config: Any) -> Normalization:
     """Make what a config asks for, from the demos that it trains on.
 
@@ -129,7 +134,7 @@ def make_normalization(config: Any) -> Normalization:
     of_actions = {key: action_config[key].get("normalization") for key in action_keys}
     # robomimic's own normalisation takes the place of ours.
     of_obs = {} if config.train.hdf5_normalize_obs else {f"obs/{key}": config.algo.obs_normalization for key in _low_dim_keys(config)}
-    normalization = Normalization(action_keys, action_config)
+    normalization = empty_normalization(config)
     if not any([*of_actions.values(), *of_obs.values()]) and list(action_keys) == ["actions"] and not normalization.rotations:
         return normalization
     if not config.train.data:
