@@ -114,15 +114,11 @@ def test_a_checkpoint_rolls_out_where_the_weights_file_is_absent(lift_dataset, w
 
 
 def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(lift_dataset, write_config, tmp_path, capfd):
-    # Two filter keys that overlap: robomimic's own assertion, in the middle of its run.
-    settings = offline_settings()
-    changes = {
-        "train.hdf5_filter_key": "better", "train.hdf5_validation_filter_key": "better", "experiment.validate": True
-    }
-    config = write_config(settings, **changes)
+    # A core that nobody has registered: robomimic's own error, in the middle of its run.
+    config = write_config(offline_settings(), **{"observation.encoder.low_dim.core_class": "AbsentCore"})
     assert "run failed with error" in stock("train", "--config", config, "--dataset", lift_dataset)
     assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 1
-    assert "the run failed: training demonstrations overlap" in capfd.readouterr().err
+    assert "the run failed: No core class with name AbsentCore" in capfd.readouterr().err
 
 
 def test_the_command_resolves_relative_folders_here_and_keeps_existing_runs(lift_dataset, write_config, tmp_path, monkeypatch):
