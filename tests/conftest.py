@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import filelock
 import pytest
@@ -74,6 +75,7 @@ def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four real, scripted Lift demonstrations with two 84x84 cameras, made once for all processes. Do not write to it."""
     from robomimic_frozen.data import generate_demos
     from robomimic_frozen.simulation.gl import select_gl_backend
+    from robomimic_frozen.utils.parallel import ThisProcess
 
     select_gl_backend()
     shared = tmp_path_factory.getbasetemp()
@@ -82,6 +84,7 @@ def lift_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = shared / "lift.hdf5"
     with filelock.FileLock(shared / "lift.lock"):
         if not path.exists():
-            # One worker: the other tests have use for the other core.
-            generate_demos(path, num_demos=4, seed=1, workers=1, progress=False)
+            # Here: a worker takes longer to start than a demonstration, and the other tests have use for the other core.
+            with mock.patch("robomimic_frozen.data.demos.Processes", return_value=ThisProcess()):
+                generate_demos(path, num_demos=4, seed=1, workers=1, progress=False)
     return path

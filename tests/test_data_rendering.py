@@ -184,7 +184,8 @@ def test_absolute_actions_are_added_under_the_names_of_robomimic_s_scripts_and_n
 
 
 @pytest.mark.sim
-def test_a_changed_pixel_is_found(raw_path, stock, tmp_path, capsys):
+def test_a_changed_pixel_is_found(raw_path, stock, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli_flags, "Processes", lambda workers: ThisProcess())
     path = Path(shutil.copy(stock, tmp_path / "changed.hdf5"))
     with h5py.File(path, "r+") as file:
         image = file["data/demo_1/obs/robot0_eye_in_hand_image"]

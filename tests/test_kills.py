@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 import torch
 from small_datasets import write_raw_file
 
+from robomimic_frozen import cli, cli_flags
 from robomimic_frozen.features.store import open_cache
 from robomimic_frozen.policies.checkpoints import checkpoints_in, read_checkpoint
 from robomimic_frozen.utils.files import sha256_of
+from robomimic_frozen.utils.parallel import ThisProcess
 
 pytestmark = pytest.mark.sim
 
@@ -45,6 +48,13 @@ def finish(*command):
     process = start(*command)
     output, _ = process.communicate()
     assert process.returncode == 0, output
+
+
+def finish_here(*command):
+    """Run a command to its end in this process, which takes a third of the time that processes of its own take."""
+    here = {"return_value": ThisProcess()}
+    with mock.patch("robomimic_frozen.data.demos.Processes", **here), mock.patch.object(cli_flags, "Processes", **here):
+        assert cli.main([*map(str, command)]) == 0
 
 
 def settings(**changes):
@@ -89,7 +99,7 @@ def test_killed_generation_of_demonstrations(undisturbed, moment, tmp_path):
     if (tmp_path / "lift.hdf5").exists():
         assert sha256_of(tmp_path / "lift.hdf5") == expected
         return
-    finish(*command(tmp_path))
+    finish_here(*command(tmp_path))
     assert sha256_of(tmp_path / "lift.hdf5") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["lift.hdf5"]
 
@@ -105,7 +115,7 @@ def test_killed_rendering(undisturbed, moment, lift_dataset, tmp_path, tmp_path_
     reference, seconds = undisturbed("rendering", command)
     kill(command(tmp_path), seconds, moment)
     if not (tmp_path / "image.hdf5").exists():
-        finish(*command(tmp_path))
+        finish_here(*command(tmp_path))
     assert sha256_of(tmp_path / "image.hdf5") == sha256_of(reference / "image.hdf5")
     assert [path.name for path in tmp_path.iterdir()] == ["image.hdf5"]
 
@@ -126,7 +136,7 @@ def test_killed_extraction(undisturbed, moment, lift_dataset, tmp_path):
     for metadata in tmp_path.glob("*/metadata.json"):
         if not metadata.parent.name.endswith(".partial"):
             open_cache(metadata.parent)
-    finish(*command(tmp_path))
+    finish_here(*command(tmp_path))
     assert cache_in(tmp_path).features.tobytes() == cache_in(reference).features.tobytes()
 
 
@@ -184,6 +194,6 @@ def test_killed_evaluation(undisturbed, moment, train_command, tmp_path):
     reference, seconds = undisturbed("evaluation", command)
     kill(command(tmp_path), seconds, moment)
     episodes_in(tmp_path)
-    finish(*command(tmp_path))
+    finish_here(*command(tmp_path))
     assert episodes_in(tmp_path) == episodes_in(reference)
     assert len(episodes_in(tmp_path)) == 2

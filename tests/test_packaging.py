@@ -109,6 +109,7 @@ def test_an_installation_makes_robomimic_know_the_algorithm(environment):
     assert environment.output(KNOWN).endswith("fbc_frozen")
 
 
+@pytest.mark.parametrize("environment", ["wheel"], indirect=True)  # an editable installation has the same .pth
 def test_the_switch_turns_it_off_and_explicit_registration_still_works(environment):
     script = (
         "from robomimic.config.base_config import get_all_registered_configs as known\n"

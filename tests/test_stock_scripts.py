@@ -1,10 +1,14 @@
-"""robomimic's own, unmodified scripts, in processes of their own, with no mention of this package in the command."""
+"""robomimic's own, unmodified scripts, in processes of their own where that matters, with no mention of this package in the command."""
 
+import contextlib
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import pytest
@@ -40,6 +44,15 @@ def stock(script, *arguments):
     return result.stdout
 
 
+def stock_here(script, *arguments):
+    """As `stock`, in this process, which has loaded everything already."""
+    command = mock.patch.object(sys, "argv", [script, *map(str, arguments)])
+    # The script leaves its log file in the place of stdout and stderr.
+    with command, contextlib.redirect_stderr(sys.stderr), contextlib.redirect_stdout(io.StringIO()) as output:
+        runpy.run_module(f"robomimic.scripts.{script}", run_name="__main__")
+    return output.getvalue()
+
+
 @pytest.fixture
 def write_config(lift_dataset, tmp_path):
     """Writes a config file to `tmp_path` that trains for two steps and saves once."""
@@ -63,15 +76,15 @@ def write_config(lift_dataset, tmp_path):
     return write
 
 
-def train(config, dataset, tmp_path):
-    output = stock("train", "--config", config, "--dataset", dataset)
+def train(config, dataset, tmp_path, run=stock_here):
+    output = run("train", "--config", config, "--dataset", dataset)
     assert "finished run successfully!" in output, output
     checkpoint, = (tmp_path / "runs").rglob("models/*.pth")
     return checkpoint, output
 
 
-def roll_out(checkpoint, *arguments):
-    output = stock("run_trained_agent", "--agent", checkpoint, "--n_rollouts", 1, "--horizon", 10, *arguments)
+def roll_out(checkpoint, *arguments, run=stock_here):
+    output = run("run_trained_agent", "--agent", checkpoint, "--n_rollouts", 1, "--horizon", 10, *arguments)
     return json.JSONDecoder().raw_decode(output.partition("Average Rollout Stats\n")[2])[0]
 
 
@@ -81,9 +94,9 @@ def offline_settings():
 
 def test_fbc_frozen_trains_and_rolls_out(lift_dataset, write_config, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
-    checkpoint, output = train(write_config(offline_settings()), lift_dataset, tmp_path)
+    checkpoint, output = train(write_config(offline_settings()), lift_dataset, tmp_path, run=stock)
     assert re.search(r"efficientnet_lite0, weights=\S*efficientnet-lite0-57934424.pth, frozen", output)
-    stats = roll_out(checkpoint, "--video_path", tmp_path / "video.mp4")
+    stats = roll_out(checkpoint, "--video_path", tmp_path / "video.mp4", run=stock)
     assert stats["Horizon"] == 10
     assert (tmp_path / "video.mp4").stat().st_size > 0
 
@@ -110,13 +123,13 @@ def test_a_checkpoint_rolls_out_where_the_weights_file_is_absent(lift_dataset, w
     config = write_config(settings, **{"algo.feature_cache.enabled": False})  # for two steps, features are not worth extracting
     checkpoint, _ = train(config, lift_dataset, tmp_path)
     weights.unlink()
-    assert roll_out(checkpoint)["Horizon"] == 10
+    assert roll_out(checkpoint, run=stock)["Horizon"] == 10
 
 
 def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(lift_dataset, write_config, tmp_path, capfd):
     # A core that nobody has registered: robomimic's own error, in the middle of its run.
     config = write_config(offline_settings(), **{"observation.encoder.low_dim.core_class": "AbsentCore"})
-    assert "run failed with error" in stock("train", "--config", config, "--dataset", lift_dataset)
+    assert "run failed with error" in stock_here("train", "--config", config, "--dataset", lift_dataset)
     assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 1
     assert "the run failed: No core class with name AbsentCore" in capfd.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -36,8 +37,9 @@ def select_gl_backend() -> str:
     raise RenderingError(f"no OpenGL backend renders here; {HOW_TO_INSTALL}")
 
 
+@functools.cache
 def rendering_failure(backend: str) -> str | None:
-    """Render one frame in a fresh interpreter, and return the reason for its failure, or None."""
+    """Render one frame in a fresh interpreter, and return the reason for its failure, or None. Asked again, return the same answer."""
     script = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
     environment = {**os.environ, "MUJOCO_GL": backend}
     try:
