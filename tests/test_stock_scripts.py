@@ -130,7 +130,7 @@ def test_the_command_reports_a_failed_run_that_stock_train_reports_as_success(li
     # A core that nobody has registered: robomimic's own error, in the middle of its run.
     config = write_config(offline_settings(), **{"observation.encoder.low_dim.core_class": "AbsentCore"})
     assert "run failed with error" in stock_here("train", "--config", config, "--dataset", lift_dataset)
-    assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset)]) == 1
+    assert cli.main(["train", "--config", str(config), "--dataset", str(lift_dataset), "--name", "second"]) == 1
     assert "the run failed: No core class with name AbsentCore" in capfd.readouterr().err
 
 
