@@ -78,3 +78,4 @@ if os.environ.get("ROBOMIMIC_FROZEN_AUTOLOAD") != "0":
     _after("robomimic.algo", _call("integration.registration", "register"))
     _after("robomimic.utils.file_utils", _call("integration.patches", "restore_without_weights_files"))
     _after("robomimic.utils.train_utils", _call("integration.patches", "serve_cached_features"))
+    _after("robomimic.utils.train_utils", _call("integration.patches", "save_the_width_of_actions"))

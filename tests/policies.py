@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -59,6 +62,13 @@ def make_config(**algo: Any):
     config.train.seq_length = config.algo.horizon
     config.train.frame_stack = config.algo.obs_steps
     return config
+
+
+def change_settings(config, changes: Mapping[str, Any]) -> None:
+    """Set what these paths with two underlines, as 'train__batch_size', stand for."""
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        functools.reduce(operator.getitem, parents, config)[key] = value
 
 
 def make_policy(config=None, shapes=OBS_SHAPES, device="cpu"):

@@ -87,7 +87,12 @@ def test_a_module_that_does_not_exist_stays_absent(fake):
         importlib.import_module("no_such_module_anywhere")
 
 
-@pytest.mark.parametrize("first", ["robomimic.algo", "robomimic.config", "robomimic.utils.file_utils"])
+PARTS = [
+    "robomimic.algo", "robomimic.config", "robomimic.utils.file_utils", "robomimic.utils.train_utils", "robomimic.utils.env_utils",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", PARTS)
 def test_whatever_part_of_robomimic_comes_first_the_algorithm_is_known_in_the_end(first):
     script = (
         f"import {first}\n"
@@ -95,8 +100,9 @@ def test_whatever_part_of_robomimic_comes_first_the_algorithm_is_known_in_the_en
         "assert config_factory('fbc_frozen').algo_name == 'fbc_frozen'\n"
         "from robomimic.algo.algo import REGISTERED_ALGO_FACTORY_FUNCS as algos\n"
         "assert 'fbc_frozen' in algos\n"
-        "import robomimic.utils.file_utils\n"
-        "assert hasattr(robomimic.utils.file_utils.policy_from_checkpoint, '__wrapped__')\n"
+        "import robomimic.utils.file_utils as files, robomimic.utils.train_utils as training, robomimic.utils.env_utils as environments\n"
+        "patched = [files.policy_from_checkpoint, training.dataset_factory, training.save_model, environments.wrap_env_from_config]\n"
+        "assert all(hasattr(function, '__wrapped__') for function in patched)\n"
         "import sys\n"
         "import robomimic.envs.env_robosuite\n"
         "assert 'mujoco_py' not in sys.modules\n"

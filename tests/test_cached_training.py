@@ -10,10 +10,11 @@ import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
 import torchvision
+from policies import change_settings
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
 from robomimic.utils.dataset import SequenceDataset
-from robomimic_versions import as_train_data
+from robomimic_versions import IS_0_5, as_train_data
 from torch.utils.data import DataLoader
 
 import robomimic_frozen
@@ -55,12 +56,7 @@ def make_config(lift_dataset, weights, cache_dir):
         config.observation.encoder.rgb.core_kwargs.update(core)
         cache = {"enabled": cached, "dir": str(cache_dir), "dtype": "float32", "cached_crops": 2}
         config.algo.feature_cache.update(cache)
-        for path, value in changes.items():
-            section = config
-            *parents, key = path.split("__")
-            for parent in parents:
-                section = section[parent]
-            section[key] = value
+        change_settings(config, changes)
         ObsUtils.initialize_obs_utils_with_config(config)
         return config
 
@@ -167,7 +163,8 @@ def test_normalised_observations_are_the_same_in_training_and_in_rollouts(lift_d
     with h5py.File(lift_dataset) as file:
         first = {key: file[f"data/demo_0/obs/{key}"][0] for key in SHAPES}
     policy = RolloutPolicy(model, obs_normalization_stats=stats)
-    policy({**first, IMAGE: ObsUtils.process_obs(first[IMAGE], obs_key=IMAGE)})
+    # In robomimic 0.5 it is the policy that processes images, before it is the environment.
+    policy(first if IS_0_5 else {**first, IMAGE: ObsUtils.process_obs(first[IMAGE], obs_key=IMAGE)})
     assert torch.allclose(seen[0]["robot0_eef_pos"][0], positions[0, 0])
     assert seen[0][IMAGE].shape == (1, 3, 84, 84)
 

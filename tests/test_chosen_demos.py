@@ -9,7 +9,7 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
-from policies import make_config
+from policies import change_settings, make_config
 from small_datasets import IMAGE, POSITION, STEPS, write_dataset
 
 from robomimic_frozen.encoders.spec import EncoderSpec
@@ -35,12 +35,7 @@ def config_for(dataset, cached=True, **changes):
     config.train.data = [{"path": str(dataset)}] if hasattr(TrainUtils, "MetaDataset") else str(dataset)
     config.train.batch_size, config.train.cuda = 4, False
     config.algo.feature_cache.update({"enabled": cached, "dir": str(dataset.parent / "cache"), "cached_crops": 0, "dtype": "float32"})
-    for path, value in {f"{CORE}crop_shape": [6, 6], **changes}.items():
-        section = config
-        *parents, key = path.split("__")
-        for parent in parents:
-            section = section[parent]
-        section[key] = value
+    change_settings(config, {f"{CORE}crop_shape": [6, 6], **changes})
     ObsUtils.initialize_obs_utils_with_config(config)
     return config
 

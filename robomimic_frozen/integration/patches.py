@@ -154,8 +154,8 @@ def save_the_width_of_actions() -> None:
     """Let checkpoints of robomimic 0.3 tell how wide the actions of all `train.action_keys` are; it looks at 'actions' alone."""
     import robomimic.utils.train_utils as TrainUtils
 
-    if "action_normalization_stats" not in inspect.signature(TrainUtils.save_model).parameters:
-
-        @_in_place_of(TrainUtils, "save_model")
-        def save_model(original, model, config, env_meta, shape_meta, *args, **kwargs):
-            return original(model, config, env_meta, {**shape_meta, "ac_dim": model.ac_dim}, *args, **kwargs)
+    @_in_place_of(TrainUtils, "save_model")
+    def save_model(original, model, config, env_meta, shape_meta, *args, **kwargs):
+        if "action_normalization_stats" not in inspect.signature(original).parameters:
+            shape_meta = {**shape_meta, "ac_dim": model.ac_dim}
+        return original(model, config, env_meta, shape_meta, *args, **kwargs)

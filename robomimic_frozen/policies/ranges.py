@@ -85,5 +85,6 @@ def check_ranges(config: Any, is_trained: bool = False) -> None:
         value = config
         for key in path.split("."):
             value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-        if value is not _ABSENT and not is_in(value):
+        # Other algorithms have sections of the same name, such as the `algo.horizon` of robomimic's diffusion policy.
+        if value is not _ABSENT and not isinstance(value, Mapping) and not is_in(value):
             raise ConfigError(f"{path} is {json.dumps(value)}; {choose}")
