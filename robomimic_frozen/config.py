@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from robomimic.config.base_config import BaseConfig
 from robomimic.config.bc_config import BCConfig
@@ -21,6 +21,19 @@ def datasets_of(config: Any) -> list[Mapping[str, Any]]:
     """Return the datasets of a config, each with its 'path': robomimic 0.5 takes a list of them, each with settings of its own."""
     data = config.train.data
     return [{"path": data}] if isinstance(data, str) else list(data or ())
+
+
+class Selection(NamedTuple):
+    """Which demos of one file a run takes: those of a filter key, or all; of them the first so many, or all."""
+
+    path: str
+    filter_key: str | None = None
+    limit: int | None = None
+
+
+def selections(config: Any, filter_key: str | None) -> list[Selection]:
+    """Return which demos of each dataset a config takes where it says `filter_key`; in robomimic 0.5 a dataset can have its own."""
+    return [Selection(entry["path"], entry.get("filter_key", filter_key), entry.get("demo_limit")) for entry in datasets_of(config)]
 
 
 def has_absolute_actions(action_keys: Iterable[str]) -> bool:

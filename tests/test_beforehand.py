@@ -13,9 +13,10 @@ import robomimic_frozen
 from robomimic_frozen.doctor.examine import examine_file
 from robomimic_frozen.doctor.findings import Severity
 from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.integration.checks import check_config
 from robomimic_frozen.integration.doubts import large_actions
 from robomimic_frozen.integration.environments import check_rollouts
-from robomimic_frozen.integration.settings import check_config, load_config
+from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.utils import hdf5
 
 TAKES_LISTS = hasattr(robomimic.utils.dataset, "MetaDataset")

@@ -16,7 +16,7 @@ from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import ConfigError, DatasetError
 from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import demos_in
-from robomimic_frozen.integration.settings import check_config
+from robomimic_frozen.integration.checks import check_config
 from robomimic_frozen.integration.training import shapes_of_chosen_demos
 
 OBS = f"obs/{IMAGE}"

@@ -17,6 +17,7 @@ from policies import make_config
 from robomimic_versions import as_train_data
 from small_datasets import IMAGE, POSITION, write_dataset
 
+from robomimic_frozen.config import Selection
 from robomimic_frozen.doctor.examine import examine_file
 from robomimic_frozen.doctor.findings import Severity, as_json, as_text, exit_status
 from robomimic_frozen.errors import DatasetError
@@ -120,7 +121,7 @@ def whole(tmp_path_factory):
 
 def passes_the_check_before_training(path):
     try:
-        check_dataset(path, Needs([OBS, f"obs/{POSITION}"], images=frozenset([OBS])), "train")
+        check_dataset(Selection(str(path), "train"), Needs([OBS, f"obs/{POSITION}"], images=frozenset([OBS])))
     except DatasetError:
         return False
     return True

@@ -21,8 +21,9 @@ from scipy.spatial.transform import Rotation
 from small_datasets import IMAGE, POSITION, write_dataset
 from torch.utils.data import DataLoader
 
+from robomimic_frozen.config import Selection
 from robomimic_frozen.errors import ConfigError, DatasetError, ObservationError, TrainingDivergedError
-from robomimic_frozen.features.statistics import Demos, Statistics, statistics
+from robomimic_frozen.features.statistics import Statistics, statistics
 from robomimic_frozen.policies.normalization import SMALLEST_SHARE, Normalization, make_normalization, offset_and_scale
 
 LOW, HIGH = 200, 800
@@ -72,7 +73,7 @@ def test_statistics_are_those_of_all_steps_of_the_chosen_demos_and_of_nothing_be
         demos = [file[f"data/demo_{index}"] for index in range(2)]
         demos[0].attrs["num_samples"] = 3
         steps = np.concatenate([demos[0]["actions"][:3], demos[1]["actions"][()]])
-    found = statistics([Demos(dataset, "train")], ["actions", f"obs/{POSITION}"])["actions"]
+    found = statistics([Selection(str(dataset), "train")], ["actions", f"obs/{POSITION}"])["actions"]
     np.testing.assert_allclose(found.mean, steps.mean(axis=0))
     np.testing.assert_allclose(found.std, steps.std(axis=0))
     np.testing.assert_array_equal([found.low, found.high], [steps.min(axis=0), steps.max(axis=0)])

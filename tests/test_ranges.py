@@ -8,7 +8,8 @@ from small_datasets import write_dataset
 
 from robomimic_frozen.encoders.weights import restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.integration.settings import apply_overrides, check_config
+from robomimic_frozen.integration.checks import check_config
+from robomimic_frozen.integration.settings import apply_overrides
 from robomimic_frozen.policies.ranges import ACTING, ROLLOUTS, TRAINING, check_ranges
 
 POLICY = "algo.optim_params.policy"

@@ -12,8 +12,9 @@ import robomimic_frozen
 from robomimic_frozen import cli
 from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.integration import settings, training, versions
-from robomimic_frozen.integration.settings import check_config, load_config
+from robomimic_frozen.integration import checks, training, versions
+from robomimic_frozen.integration.checks import check_config
+from robomimic_frozen.integration.settings import load_config
 
 ONLY_0_3 = pytest.mark.skipif(IS_0_5, reason="this robomimic can do what the config asks for")
 LANGUAGE = pytest.mark.skipif(not IS_0_5, reason="robomimic 0.3 makes no embeddings of language")
@@ -140,7 +141,7 @@ def test_another_dataset_in_the_place_of_one_has_its_language(dataset, write_con
 
 
 def language_config(monkeypatch, write_config, dataset, **entry):
-    for module in (versions, settings):
+    for module in (versions, checks):
         monkeypatch.setattr(module, "MADE_BY_ROBOMIMIC", ("lang_emb",))
     config = load_config(str(write_config(**{"observation.modalities.obs.low_dim": [POSITION, "lang_emb"]})), None, None, [])
     with config.values_unlocked():

@@ -203,9 +203,10 @@ def _judge_filter_keys(filter_keys: Mapping[str, list[str]], demos: Sequence[str
 def _misfits(config_path: str, path: Path, demos: Sequence[Demo]) -> Iterator[Finding]:
     """Yield what in a dataset does not fit a config."""
     # These load torch and robomimic, which a dataset without a config can do without.
+    from robomimic_frozen.integration.checks import check_config, splits_of
     from robomimic_frozen.integration.environments import check_rollouts
     from robomimic_frozen.integration.registration import register
-    from robomimic_frozen.integration.settings import check_config, load_config, splits_of
+    from robomimic_frozen.integration.settings import load_config
 
     register()
     try:

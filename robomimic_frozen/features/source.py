@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from robomimic_frozen.config import Selection
 from robomimic_frozen.errors import DatasetError
 from robomimic_frozen.features import rules
 from robomimic_frozen.features.rules import ChosenDemos, Needs
@@ -25,13 +27,20 @@ def demos_in(path: str | Path, filter_key: str | None = None) -> tuple[str, ...]
         return _demos_of(path, file, filter_key)
 
 
-def check_dataset(path: str | Path, needs: Needs, filter_key: str | None = None, most: int | None = None) -> ChosenDemos:
-    """Return what is known of the demos of a filter key, or all, or the first so many; others are not looked at.
+def each_demo(selection: Selection) -> Generator[h5py.Group, None, None]:
+    """Yield the groups of the selected demos, in that order, from one open file. Raises DatasetError."""
+    with hdf5.opened(selection.path) as file:
+        for name in _demos_of(selection.path, file, selection.filter_key)[: selection.limit]:
+            yield hdf5.group_in(file["data"], name)
 
-    Raises DatasetError, which names the demo, unless `path` is a robomimic dataset whose chosen demos have what training needs.
+
+def check_dataset(selection: Selection, needs: Needs) -> ChosenDemos:
+    """Return what is known of the selected demos; others are not looked at.
+
+    Raises DatasetError, which names the demo, unless they are of a robomimic dataset and have what training needs.
     """
-    with hdf5.opened(path) as file:
-        demos = _demos_of(path, file, filter_key)[:most]
+    with hdf5.opened(selection.path) as file:
+        demos = _demos_of(selection.path, file, selection.filter_key)[: selection.limit]
         return rules.check_demos(hdf5.group_in(file, "data"), demos, needs)
 
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import h5py
 import numpy as np
 
-from robomimic_frozen.errors import DatasetError, MalformedError
+from robomimic_frozen.config import Selection
+from robomimic_frozen.errors import MalformedError
 from robomimic_frozen.features.rules import num_samples
-from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.utils import hdf5
 
 _ROUNDING: Final = 1e-3
 """Of stored rotations; those that robomimic's extract_action_dict.py writes are float32."""
-
-
-@dataclass(frozen=True)
-class Demos:
-    """The demos of one file that a policy is trained on."""
-
-    path: str | Path
-    filter_key: str | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,44 +30,46 @@ class Statistics:
     high: np.ndarray
 
 
-def statistics(datasets: Iterable[Demos], keys: Sequence[str]) -> dict[str, Statistics]:
+def statistics(datasets: Iterable[Selection], keys: Sequence[str]) -> dict[str, Statistics]:
     """Return the statistics of these arrays of a demo, such as 'obs/robot0_eef_pos' or 'actions', every step counted once.
 
     Raises:
         DatasetError: a demo lacks one, has it in another shape than the first demo, or with numbers that are not finite.
     """
     sums = {key: _Sum() for key in keys}
-    for demos in datasets:
-        with hdf5.opened(demos.path) as file:
-            for name in demos_in(demos.path, demos.filter_key)[: demos.limit]:
-                demo = hdf5.group_in(hdf5.group_in(file, "data"), name)
-                for key in keys:
-                    sums[key].add(demo, key)
+    for demo in _demos_of(datasets):
+        for key in keys:
+            sums[key].add(demo, key)
     return {key: each.statistics() for key, each in sums.items()}
 
 
-def check_rotations(datasets: Iterable[Demos], key: str) -> None:
+def check_rotations(datasets: Iterable[Selection], key: str) -> None:
     """Raise DatasetError unless an array holds two rows of a rotation matrix for each step, as robomimic's 'rot_6d' does.
 
     The representation is that of Zhou et al. 2019 (https://arxiv.org/abs/1812.07035).
     """
-    for demos in datasets:
-        with hdf5.opened(demos.path) as file:
-            for name in demos_in(demos.path, demos.filter_key)[: demos.limit]:
-                values = steps_of(hdf5.group_in(hdf5.group_in(file, "data"), name), key)
-                rows = values.reshape(-1, 2, 3) if values.shape[1:] == (6,) else np.zeros((1, 2, 3))
-                if np.abs(rows @ rows.transpose(0, 2, 1) - np.eye(2)).max() > _ROUNDING:
-                    what = "has format rot_6d in train.action_config, and is not two rows of a rotation matrix"
-                    remedy = "write it with robomimic-frozen data --absolute-actions, or set its format to null"
-                    raise MalformedError(str(demos.path), f"{key} of {name}", what, remedy)
+    for demo in _demos_of(datasets):
+        values = steps_of(demo, key)
+        rows = values.reshape(-1, 2, 3) if values.shape[1:] == (6,) else np.zeros((1, 2, 3))
+        if np.abs(rows @ rows.transpose(0, 2, 1) - np.eye(2)).max() > _ROUNDING:
+            what = "has format rot_6d in train.action_config, and is not two rows of a rotation matrix"
+            remedy = "write it with robomimic-frozen data --absolute-actions, or set its format to null"
+            raise _malformed(demo, key, what, remedy)
 
 
 def steps_of(demo: h5py.Group, key: str) -> np.ndarray:
     """Return one of a demo's arrays [T, ...] as float64, without what lies behind its last step. Raises DatasetError."""
-    parent, _, name = key.rpartition("/")
-    array = hdf5.array_in(hdf5.group_in(demo, parent) if parent else demo, name)
+    array = hdf5.array_in(demo, key)
     values = np.concatenate([np.empty((0, *array.shape[1:])), *hdf5.blocks(array)])
     return values[: num_samples(demo)]
+
+
+def _demos_of(datasets: Iterable[Selection]) -> Iterator[h5py.Group]:
+    return itertools.chain.from_iterable(map(each_demo, datasets))
+
+
+def _malformed(demo: h5py.Group, key: str, what: str, remedy: str) -> MalformedError:
+    return MalformedError(demo.file.filename, f"{key} of {str(demo.name).rpartition('/')[2]}", what, remedy)
 
 
 class _Sum:
@@ -89,15 +83,13 @@ class _Sum:
         values = steps_of(demo, key)
         if not np.isfinite(values).all():
             remedy = "leave this demo out with a filter key; robomimic-frozen doctor finds all such demos"
-            raise MalformedError(demo.file.filename, f"{key} of {demo.name.rpartition('/')[2]}", "holds NaN or infinite numbers", remedy)
+            raise _malformed(demo, key, "holds NaN or infinite numbers", remedy)
         if not self.count:
             self.mean = self.squares = np.zeros(values.shape[1:])
             self.low, self.high = np.full(values.shape[1:], np.inf), np.full(values.shape[1:], -np.inf)
         elif values.shape[1:] != self.mean.shape:
-            raise DatasetError(
-                f"dataset {demo.file.filename}: {key} of {demo.name.rpartition('/')[2]} has {list(values.shape[1:])} numbers a step, "
-                f"and {list(self.mean.shape)} in earlier demos; convert all demos in the same way"
-            )
+            what = f"is {list(values.shape[1:])} at each step, and {list(self.mean.shape)} in earlier demos"
+            raise _malformed(demo, key, what, "convert all demos in the same way")
         if not len(values):
             return
         total = self.count + len(values)

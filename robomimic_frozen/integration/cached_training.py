@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -14,14 +13,14 @@ import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
 
-from robomimic_frozen.config import datasets_of
+from robomimic_frozen.config import Selection, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource, check_dataset
 from robomimic_frozen.features.store import ensure_features
-from robomimic_frozen.integration.settings import image_keys, needs_of
+from robomimic_frozen.integration.checks import image_keys, needs_of, splits_of
 from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import is_url
@@ -103,7 +102,7 @@ def _make_dataset(
     kwargs = {**_as_stored(config, kwargs), **limit, "filter_by_attribute": filter_by_attribute, "load_next_obs": load_next_obs}
     return CachedFeatureDataset(
         hdf5_path, obs_keys, *args, **kwargs,
-        features=_features(config, hdf5_path, obs_keys, filter_by_attribute, demo_limit, load_next_obs),
+        features=_features(config, Selection(hdf5_path, filter_by_attribute, demo_limit), obs_keys, load_next_obs),
         obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
         encoder_is_frozen=_EncoderIsFrozen(config.observation.encoder.rgb),
@@ -111,12 +110,11 @@ def _make_dataset(
 
 
 def _features(
-    config: Any, path: str, obs_keys: Sequence[str], filter_key: str | None, demo_limit: int | None, next_obs: bool,
-    executor: Executor | None = None,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    config: Any, selection: Selection, obs_keys: Sequence[str], next_obs: bool, executor: Executor | None = None
+) -> dict[str, np.ndarray]:
     """Return 'obs/<obs key>' or 'next_obs/<obs key>' -> features under the encoder of `config`. Raises as `ensure_features`."""
-    place = path if is_url(path) else Path(path).expanduser().absolute()
-    demos, images = tuple(check_dataset(place, needs_of(config), filter_key, demo_limit).steps), image_keys(config)
+    place = selection.path if is_url(selection.path) else Path(selection.path).expanduser().absolute()
+    demos, images = tuple(check_dataset(selection, needs_of(config)).steps), image_keys(config)
     groups = ("obs", "next_obs") if next_obs else ("obs",)
     cache, core_kwargs = config.algo.feature_cache, config.observation.encoder.rgb.core_kwargs
     device = None if config.train.cuda else torch.device("cpu")
@@ -132,9 +130,6 @@ def precompute(config: Any, executor: Executor | None = None) -> None:
     reason = why_uncached(config)
     if reason is not None:
         raise ConfigError(f"there are no features to precompute: {reason}")
-    filter_keys = [config.train.hdf5_filter_key]
-    if config.experiment.validate:
-        filter_keys.append(config.train.hdf5_validation_filter_key)
-    for filter_key, entry in itertools.product(filter_keys, datasets_of(config)):
-        chosen, limit = entry.get("filter_key", filter_key), entry.get("demo_limit")
-        _features(config, entry["path"], config.all_obs_keys, chosen, limit, config.train.hdf5_load_next_obs, executor)
+    for filter_key in splits_of(config).values():
+        for selection in selections(config, filter_key):
+            _features(config, selection, config.all_obs_keys, config.train.hdf5_load_next_obs, executor)

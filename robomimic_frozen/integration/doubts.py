@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from robomimic_frozen.config import datasets_of, has_absolute_actions
+from robomimic_frozen.config import has_absolute_actions, selections
 from robomimic_frozen.encoders.spec import EncoderSpec
-from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.utils import hdf5
 
 _LITTLE: Final = 0.5  # of an image
@@ -30,21 +30,19 @@ def small_crop(spec: EncoderSpec) -> str | None:
 
 
 def large_actions(config: Any) -> Iterator[str]:
-    """Yield a warning for each array of relative actions that leaves [-1, 1] and that training takes as it is. Raises as `demos_in`."""
+    """Yield a warning for each array of relative actions that leaves [-1, 1] and that training takes as it is. Raises as `each_demo`."""
     train = config.train
     # robomimic 0.3 has neither setting.
     settings, keys = train.get("action_config") or {}, train.get("action_keys") or ["actions"]
     if has_absolute_actions(keys):
         return
-    for entry in datasets_of(config):
-        demos = demos_in(entry["path"], entry.get("filter_key") or train.hdf5_filter_key)[: entry.get("demo_limit")]
+    for selection in selections(config, train.hdf5_filter_key):
         for key in [key for key in keys if not settings.get(key, {}).get("normalization")]:
-            with hdf5.opened(entry["path"]) as file:
-                arrays = [hdf5.array_in(hdf5.group_in(file["data"], demo), key) for demo in demos]
-                extremes = [(block.min(), block.max()) for array in arrays for block in hdf5.blocks(array)]
+            blocks = (block for demo in each_demo(selection) for block in hdf5.blocks(hdf5.array_in(demo, key)))
+            extremes = [(block.min(), block.max()) for block in blocks]
             low, high = np.min(extremes), np.max(extremes)
             if low < -1 or high > 1:
                 yield (
-                    f"{key} of {entry['path']} are from {low:.4g} to {high:.4g}, and robosuite clips them to [-1, 1]; "
+                    f"{key} of {selection.path} are from {low:.4g} to {high:.4g}, and robosuite clips them to [-1, 1]; "
                     "scale them, or set their normalization in train.action_config"
                 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, Final
 
 from robomimic.config.config import Config
 
-from robomimic_frozen.config import datasets_of, has_absolute_actions
+from robomimic_frozen.config import Selection, datasets_of, has_absolute_actions, selections
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.features.source import demos_in
+from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.simulation.absolute_actions import arm_settings
 from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
 from robomimic_frozen.utils import hdf5
@@ -32,19 +32,20 @@ def check_rollouts(config: Config) -> None:
     """
     if not config.experiment.rollout.enabled:
         return
-    for path, metadata in _environments(config):
-        check_complete(path, "env_args", metadata)
-        check_can_be_made(path, "env_args", metadata)
-        _check_fit(config, path, metadata)
+    for selection, metadata in _environments(config):
+        check_complete(selection.path, "env_args", metadata)
+        check_can_be_made(selection.path, "env_args", metadata)
+        _check_fit(config, selection, metadata)
 
 
-def _environments(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield dataset and metadata of each environment that robomimic's train.py makes."""
+def _environments(config: Config) -> Iterator[tuple[Selection, dict[str, Any]]]:
+    """Yield metadata of each environment that robomimic's train.py makes, and before it the demos that are trained on."""
     experiment, update = config.experiment, config.experiment.get("env_meta_update_dict")  # which robomimic 0.3 does not have
     others = experiment.additional_envs or []
     if not isinstance(others, list) or not all(isinstance(name, str) for name in others):
         raise ConfigError(f"experiment.additional_envs is {others!r}; give a list of names, or null")
-    for index, entry in enumerate(datasets_of(config)):
+    chosen = selections(config, config.train.hdf5_filter_key)
+    for index, (entry, selection) in enumerate(zip(datasets_of(config), chosen, strict=True)):
         if index and experiment.env is not None:
             return
         with hdf5.opened(entry["path"]) as file:
@@ -56,18 +57,18 @@ def _environments(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
         if experiment.env is not None:
             metadata["env_name"] = experiment.env
         if entry.get("eval", True):
-            yield entry["path"], metadata
-            yield from ((entry["path"], {**metadata, "env_name": name}) for name in (others if index == 0 else ()))
+            yield selection, metadata
+            yield from ((selection, {**metadata, "env_name": name}) for name in (others if index == 0 else ()))
 
 
-def _check_fit(config: Any, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    where, off = f"dataset {path}", "experiment.rollout.enabled to false"
+def _check_fit(config: Any, selection: Selection, metadata: Mapping[str, Any]) -> None:
+    where, off = f"dataset {selection.path}", "experiment.rollout.enabled to false"
     if config.use_goals and metadata["type"] == ROBOSUITE_TYPE:
         raise ConfigError(f"{where}: the policy is conditioned on goals, and robosuite has none to roll it out with; set {off}")
-    with hdf5.opened(path) as file:
-        obs = hdf5.group_in(hdf5.group_in(file["data"], demos_in(path, config.train.hdf5_filter_key)[0]), "obs")
-        arrays = {key: hdf5.array_in(obs, key) for key in config.all_obs_keys if key.endswith(_IMAGE)}
-        shapes = {key: _channels_first(array.shape[1:]) for key, array in arrays.items()}
+    images = [key for key in config.all_obs_keys if key.endswith(_IMAGE)]
+    with contextlib.closing(each_demo(selection)) as demos:
+        demo = next(demos)
+        shapes = {key: _channels_first(hdf5.array_in(demo, f"obs/{key}").shape[1:]) for key in images}
     check_cameras(where, metadata, shapes, f"its env_args, or set {off}")
     if has_absolute_actions(config.train.get("action_keys", ())):
         try:

@@ -1,4 +1,4 @@
-"""robomimic configs: read from a file, changed with `--set KEY.PATH=VALUE`, and checked before a run spends time on them."""
+"""robomimic configs: read from a file, and changed with `--set KEY.PATH=VALUE`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,10 @@ from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
 
-from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of
-from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs
+from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.features.rules import ChosenDemos, Needs
-from robomimic_frozen.features.source import check_dataset
-from robomimic_frozen.integration.doubts import large_actions, small_crop
 from robomimic_frozen.integration.versions import check_datasets, drop_what_is_done_anyway
-from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.checkpoints import check_class_names
-from robomimic_frozen.policies.normalization import check_normalization
-from robomimic_frozen.policies.ranges import check_ranges
-from robomimic_frozen.simulation.environments import environment_of
-from robomimic_frozen.utils import hdf5
-from robomimic_frozen.utils.urls import is_url
 
 
 def load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
@@ -67,132 +56,6 @@ def _known_config(algo: str, where: str) -> Config:
     if algo not in get_all_registered_configs():
         raise ConfigError(f"{where}: unknown algo {algo!r}; choose from {', '.join(sorted(get_all_registered_configs()))}")
     return config_factory(algo)
-
-
-def check_config(config: Config) -> list[str]:
-    """Return what is doubtful about a config and its datasets, as 'what; what to do', where training can begin all the same.
-
-    Raises ConfigError or DatasetError unless its settings agree, the demos it chooses fit it, and its encoder takes its settings.
-    """
-    if not config.train.data:
-        raise ConfigError("no dataset: give one with --dataset, or make one: robomimic-frozen demos")
-    if "modalities" not in config.observation:
-        parts = ", ".join(config.observation)
-        raise ConfigError(f"{config.algo_name} is made of several policies ({parts}); train it with python -m robomimic.scripts.train")
-    for group, modalities in config.observation.modalities.items():
-        for modality, keys in modalities.items():
-            _check_names(f"observation.modalities.{group}.{modality}", keys)
-    _check_names("train.dataset_keys", config.train.dataset_keys)
-    check_ranges(config)
-    if "obs_normalization" in config.algo:
-        check_normalization(config)
-    _check_goals(config)
-    _check_filter_keys(config)
-    encoder = config.observation.encoder.rgb
-    has_core = encoder.core_class == FrozenResNetCore.__name__
-    if has_core:
-        check_core_kwargs(encoder.core_kwargs)
-    image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in needs_of(config).images}
-    for entry in datasets_of(config):
-        _check_task(config, _place_of(entry))
-    specs = [EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *size)) for size in sorted(image_sizes)] if has_core else []
-    return [*(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
-
-
-def needs_of(config: Config) -> Needs:
-    """Return what training with a config needs of each demo that it chooses."""
-    train, groups = config.train, ("obs", "next_obs") if config.train.hdf5_load_next_obs else ("obs",)
-    actions = tuple(train.get("action_keys", ("actions",)))
-    return Needs(
-        observations=[f"{group}/{key}" for group in groups for key in config.all_obs_keys if key not in MADE_BY_ROBOMIMIC],
-        images=frozenset(f"{group}/{key}" for group in groups for key in image_keys(config)),
-        actions=actions,
-        others=[key for key in train.dataset_keys if key not in actions],
-        steps=1 + (0 if train.pad_seq_length else train.seq_length - 1) + (0 if train.pad_frame_stack else train.frame_stack - 1),
-    )
-
-
-def image_keys(config: Config) -> set[str]:
-    """Return the obs keys of a config that are RGB images."""
-    return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
-
-
-def _check_names(where: str, names: Any) -> None:
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{where} is {json.dumps(names)}; give a list of names, [] for none")
-
-
-def _check_goals(config: Config) -> None:
-    train = config.train
-    if train.goal_mode not in (None, "last"):
-        raise ConfigError(f"train.goal_mode is {json.dumps(train.goal_mode)}; choose \"last\" or null")
-    if train.goal_mode == "last" and not train.hdf5_load_next_obs:
-        raise ConfigError("train.goal_mode is 'last', and goals are taken from next_obs; set train.hdf5_load_next_obs to true")
-    if config.use_goals and train.goal_mode is None:
-        remedy = "set train.goal_mode to 'last' and train.hdf5_load_next_obs to true, or empty those lists"
-        raise ConfigError(f"observation.modalities.goal has obs keys, and train.goal_mode is null; {remedy}")
-
-
-def _check_filter_keys(config: Config) -> None:
-    key, valid_key = config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key
-    if config.experiment.validate and (key is None or valid_key is None):
-        remedy = "set train.hdf5_filter_key and train.hdf5_validation_filter_key, or set it to false"
-        raise ConfigError(f"experiment.validate needs the demos of two filter keys; {remedy}")
-    if valid_key is not None and not config.experiment.validate:
-        what = f"train.hdf5_validation_filter_key is {valid_key!r}, and experiment.validate is false"
-        raise ConfigError(f"{what}; set that to true, or the filter key to null")
-
-
-def splits_of(config: Config) -> dict[str, str | None]:
-    """Return 'training' and, where it is asked for, 'validation' -> the filter key of its demos."""
-    splits = {"training": config.train.hdf5_filter_key}
-    return {**splits, "validation": config.train.hdf5_validation_filter_key} if config.experiment.validate else splits
-
-
-def _chosen_demos(config: Config) -> list[ChosenDemos]:
-    """Return what is known of the demos of each split in each dataset. Raises ConfigError or DatasetError where they do not fit."""
-    needs, splits = needs_of(config), splits_of(config)
-    chosen = {
-        split: [
-            check_dataset(_place_of(entry), needs, entry.get("filter_key", filter_key), entry.get("demo_limit"))
-            for entry in datasets_of(config)
-        ]
-        for split, filter_key in splits.items()
-    }
-    for split, demos in chosen.items():
-        sequences = sum(steps - needs.steps + 1 for each in demos for steps in each.steps.values())
-        if sequences < config.train.batch_size:  # an epoch has whole batches only, so this one would have none
-            raise ConfigError(
-                f"train.batch_size is {config.train.batch_size}, and the {split} demos have {sequences} sequences, not one whole batch; "
-                f"choose {sequences} or less, or more demos"
-            )
-    if "validation" in chosen:
-        for entry, train, valid in zip(datasets_of(config), chosen["training"], chosen["validation"], strict=True):
-            shared = sorted(train.steps.keys() & valid.steps.keys())
-            if shared and "filter_key" not in entry:  # which robomimic 0.5 takes for both
-                keys = " and ".join(map(repr, splits.values()))
-                raise ConfigError(f"filter keys {keys} of {entry['path']} share {shared[0]}; validate on demos that are not trained on")
-    return [each for demos in chosen.values() for each in demos]
-
-
-def _check_task(config: Config, path: str | Path) -> None:
-    """Raise ConfigError for a dataset of one known task where `experiment.env` names another; variants of one are the user's affair.
-
-    Raises:
-        MalformedError: its env_args are no JSON.
-    """
-    with hdf5.opened(path) as file:
-        recorded = environment_of(file).get("env_name")
-    wanted, tasks = config.experiment.env, {task.env_name: task.name for task in provided("tasks")}
-    if isinstance(recorded, str) and isinstance(wanted, str) and {recorded, wanted} <= tasks.keys() and recorded != wanted:
-        raise ConfigError(
-            f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
-            f"set it to null, or give a dataset of {tasks[wanted]}"
-        )
-
-
-def _place_of(entry: Mapping[str, Any]) -> str | Path:
-    return entry["path"] if is_url(entry["path"]) else Path(entry["path"]).expanduser()
 
 
 def check_settings(config: Config, settings: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -27,8 +27,9 @@ from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
+from robomimic_frozen.integration.checks import check_config
 from robomimic_frozen.integration.environments import check_rollouts
-from robomimic_frozen.integration.settings import check_config, load_config
+from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.integration.versions import check_language
 from robomimic_frozen.policies.checkpoints import read_archive, read_checkpoint
 from robomimic_frozen.simulation.gl import select_gl_backend

@@ -11,9 +11,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of, has_absolute_actions
+from robomimic_frozen.config import MADE_BY_ROBOMIMIC, has_absolute_actions, selections
 from robomimic_frozen.errors import ConfigError, did_you_mean
-from robomimic_frozen.features.statistics import Demos, Statistics, check_rotations, statistics
+from robomimic_frozen.features.statistics import Statistics, check_rotations, statistics
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +142,7 @@ def make_normalization(config: Any) -> Normalization:
             "train.data is not set, whose statistics normalise low-dim observations and actions; set it, or set algo.obs_normalization "
             "and the normalization in train.action_config to null"
         )
-    filter_key = config.train.hdf5_filter_key
-    datasets = [Demos(entry["path"], entry.get("filter_key", filter_key), entry.get("demo_limit")) for entry in datasets_of(config)]
+    datasets = selections(config, config.train.hdf5_filter_key)
     for key in normalization.rotations:
         check_rotations(datasets, key)
     found = statistics(datasets, [*of_actions, *of_obs])

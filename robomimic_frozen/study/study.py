@@ -20,13 +20,14 @@ import numpy as np
 from robomimic.config.config import Config
 from tqdm import tqdm
 
+from robomimic_frozen.config import Selection
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate, require_results
 from robomimic_frozen.features.source import check_dataset, demos_in
+from robomimic_frozen.integration.checks import needs_of
 from robomimic_frozen.integration.registration import register
-from robomimic_frozen.integration.settings import needs_of
 from robomimic_frozen.study.plan import Plan, Run
 from robomimic_frozen.study.training import StudyError, calibrate, train
 from robomimic_frozen.utils import hdf5
@@ -99,7 +100,7 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
     configs = {name: each.load() for name, each in plan.configurations.items()}
     for config in configs.values():
-        check_dataset(plan.dataset, needs_of(config), _drawn_from(plan.dataset))
+        check_dataset(Selection(str(plan.dataset), _drawn_from(plan.dataset)), needs_of(config))
     manifest = {
         "plan": plan.model_dump(mode="json"),
         "environment": {
