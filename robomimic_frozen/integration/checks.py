@@ -44,7 +44,8 @@ def check_config(config: Config) -> list[str]:
     has_core = encoder.core_class == FrozenResNetCore.__name__
     if has_core:
         check_core_kwargs(encoder.core_kwargs)
-    image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in needs_of(config).images}
+    images = needs_of(config).images
+    image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in images}
     for entry in datasets_of(config):
         _check_task(config, entry["path"])
     specs = [EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *size)) for size in sorted(image_sizes)] if has_core else []

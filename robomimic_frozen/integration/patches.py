@@ -119,7 +119,7 @@ def normalize_observations_that_have_statistics() -> None:
             return values
 
 
-def take_actions_of_the_config_s_kind() -> None:
+def take_absolute_actions_where_asked() -> None:
     """Let environments, of training and of rollouts, take absolute actions where `train.action_keys` of our algorithms names such."""
     import robomimic.utils.env_utils as EnvUtils
 

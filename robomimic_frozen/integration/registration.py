@@ -18,7 +18,7 @@ def register() -> None:
     patches.restore_without_weights_files()
     patches.serve_cached_features()
     patches.normalize_observations_that_have_statistics()
-    patches.take_actions_of_the_config_s_kind()
+    patches.take_absolute_actions_where_asked()
     patches.leave_actions_in_their_units()
     patches.save_the_width_of_actions()
 

@@ -18,6 +18,9 @@ from robomimic_frozen.errors import ConfigError, ObservationError, TrainingDiver
 from robomimic_frozen.policies.checkpoints import with_networks
 from robomimic_frozen.policies.normalization import empty_normalization, make_normalization
 
+_ROUNDING: Final = 1e-3
+_PROCESS: Final = "robomimic.utils.obs_utils.process_obs"
+
 
 class FrozenAlgo:
     """Takes batches of features, normalises what is low-dim, and does what `algo.checkpoint.frozen_weights` says.
@@ -126,10 +129,6 @@ class FrozenAlgo:
 
     def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in upgraded(nets).items() if name != "epoch"}
-
-
-_ROUNDING: Final = 1e-3
-_PROCESS: Final = "robomimic.utils.obs_utils.process_obs"
 
 
 def _is_feature(key: str, value: Any) -> bool:
