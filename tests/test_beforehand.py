@@ -7,6 +7,7 @@ import h5py
 import pytest
 import robomimic.utils.dataset
 import torch
+from robomimic_versions import IS_0_5
 from small_datasets import IMAGE, POSITION, write_dataset
 
 import robomimic_frozen
@@ -19,7 +20,6 @@ from robomimic_frozen.integration.environments import check_rollouts
 from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.utils import hdf5
 
-TAKES_LISTS = hasattr(robomimic.utils.dataset, "MetaDataset")
 OLD_CONTROLLER = {"type": "OSC_POSE", "kp": 150, "control_delta": True}
 CAMERA = {"camera_names": ["agentview"], "camera_heights": 8, "camera_widths": 8}
 
@@ -187,7 +187,7 @@ def config_of_list(*entries):
 
 @pytest.mark.parametrize("entry", ["a.hdf5", {"path": "a.hdf5"}])
 def test_a_list_of_one_dataset_is_that_dataset(entry):
-    assert config_of_list(entry).train.data == ([{"path": "a.hdf5"}] if TAKES_LISTS else "a.hdf5")
+    assert config_of_list(entry).train.data == ([{"path": "a.hdf5"}] if IS_0_5 else "a.hdf5")
 
 
 @pytest.mark.parametrize("entries", [["a.hdf5", "b.hdf5"], [{"path": "a.hdf5", "demo_limit": 2}]])

@@ -10,6 +10,7 @@ import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
 from policies import change_settings, make_config
+from robomimic_versions import IS_0_5, as_train_data
 from small_datasets import IMAGE, POSITION, STEPS, write_dataset
 
 from robomimic_frozen.encoders.spec import EncoderSpec
@@ -32,7 +33,7 @@ def dataset(tmp_path):
 
 def config_for(dataset, cached=True, **changes):
     config = make_config(horizon=2, act_steps=1)
-    config.train.data = [{"path": str(dataset)}] if hasattr(TrainUtils, "MetaDataset") else str(dataset)
+    config.train.data = as_train_data(dataset)
     config.train.batch_size, config.train.cuda = 4, False
     config.algo.feature_cache.update({"enabled": cached, "dir": str(dataset.parent / "cache"), "cached_crops": 0, "dtype": "float32"})
     change_settings(config, {f"{CORE}crop_shape": [6, 6], **changes})
@@ -133,10 +134,7 @@ def test_shapes_are_those_of_a_chosen_demo(bad, dataset):
         del file[f"data/{bad}/{OBS}"]
         file["mask/good"] = np.array([name for name in ("demo_0", "demo_1", "demo_2") if name != bad], "S")
     config = config_for(dataset, train__hdf5_filter_key="good")
-    if hasattr(TrainUtils, "MetaDataset"):
-        arguments = {"dataset_config": config.train.data[0], "action_keys": ["actions"]}
-    else:
-        arguments = {"dataset_path": config.train.data}
+    arguments = {"dataset_config": config.train.data[0], "action_keys": ["actions"]} if IS_0_5 else {"dataset_path": config.train.data}
     with shapes_of_chosen_demos(config):
         found = FileUtils.get_shape_metadata_from_dataset(all_obs_keys=config.all_obs_keys, **arguments)
     assert found["ac_dim"] == 7 and found["all_shapes"][IMAGE] == [3, 8, 8]

@@ -41,6 +41,13 @@ def test_cameras_that_render_something_else_are_named(changes, words):
         check_cameras("here", metadata(**changes), SHAPES, "its env_args")
 
 
+def test_an_environment_that_names_no_camera_has_the_one_of_robosuite():
+    silent, of_a_file = {**metadata(), "env_kwargs": {}}, {"agentview_image": (3, 84, 84)}
+    with pytest.raises(ConfigError, match=r"gives agentview_image as \[3, 256, 256\], and the policy takes \[3, 84, 84\]; set camera_h"):
+        check_cameras("here", silent, of_a_file, "its env_args")
+    check_cameras("here", silent, {"agentview_image": (3, 256, 256), "robot0_eef_pos": (3,)}, "its env_args")
+
+
 @pytest.mark.parametrize(
     "given",
     [

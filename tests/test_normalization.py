@@ -17,6 +17,7 @@ import torch
 from policies import make_config
 from robomimic.algo import RolloutPolicy, algo_factory
 from robomimic.config import config_factory
+from robomimic_versions import IS_0_5, as_train_data
 from scipy.spatial.transform import Rotation
 from small_datasets import IMAGE, POSITION, write_dataset
 from torch.utils.data import DataLoader
@@ -59,7 +60,7 @@ def make_model(config):
     torch.manual_seed(0)
     model = algo_factory(config.algo_name, config, {POSITION: (3,)}, 7, torch.device("cpu"))
     with config.unlocked():
-        config.train.data = [{"path": config.train.data}] if hasattr(TrainUtils, "MetaDataset") else config.train.data
+        config.train.data = as_train_data(config.train.data)
     return model, TrainUtils.dataset_factory(config, [POSITION])
 
 
@@ -144,7 +145,7 @@ def trained_to_repeat(config, steps=400):
 
 def saved(model, demos, path):
     """What robomimic's train.py writes, and what its own version has for the rollouts of training."""
-    stats = {"action_normalization_stats": demos.get_action_normalization_stats()} if hasattr(TrainUtils, "MetaDataset") else {}
+    stats = {"action_normalization_stats": demos.get_action_normalization_stats()} if IS_0_5 else {}
     shape_meta = {"ac_dim": 7, "all_shapes": {POSITION: (3,)}, "all_obs_keys": [POSITION], "use_images": False}
     TrainUtils.save_model(model, model.global_config, {"env_name": "Lift", "type": 1, "env_kwargs": {}}, shape_meta, str(path), **stats)
     return RolloutPolicy(model, **stats)
@@ -253,6 +254,11 @@ WRONG = {
     "a format": ({"action_config": {"actions": {"format": "quaternion"}}}, "format is 'quaternion'; choose null or 'rot_6d'"),
     "a conversion": ({"action_config": {"actions": {"convert_at_runtime": "matrix"}}}, "convert_at_runtime is 'matrix'; choose"),
     "an unknown setting": ({"action_config": {"actions": {"scale": 2}}}, "has scale; choose from normalization, format"),
+    "no sections": ({"action_config": None}, "train.action_config is null; give a section for each key"),
+    "no section of a key": ({"action_config": {"actions": None}}, 'train.action_config is {"actions": null}; give a section for each key'),
+    "a method that is no name": ({"action_config": {"actions": {"normalization": ["min_max"]}}}, r"is \['min_max'\]; did you mean 'min_max'"),
+    "one key without a list": ({"action_keys": "actions"}, 'train.action_keys is "actions"; give the names'),
+    "keys that are no names": ({"action_keys": [{}]}, r"train.action_keys is \[{}\]; give the names"),
     "no keys": ({"action_keys": []}, r"train.action_keys is \[\]; give the names"),
     "both kinds": ({"action_keys": ["actions", "actions_abs"], "action_config": {"actions": {}, "actions_abs": {}}}, "choose one kind"),
 }  # fmt: skip

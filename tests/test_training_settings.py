@@ -134,6 +134,14 @@ def test_a_config_that_needs_0_5_says_so_in_a_line(changes, what, write_config):
         load_config(str(write_config(**changes)), None, None, [])
 
 
+@ONLY_0_3
+def test_validation_on_observations_that_robomimic_normalises_is_refused_before_training(dataset, write_config):
+    splits = {"train.hdf5_filter_key": "train", "train.hdf5_validation_filter_key": "valid", "experiment.validate": True}
+    config = load_config(str(write_config(**splits, **{"train.hdf5_normalize_obs": True})), None, str(dataset), [])
+    with pytest.raises(ConfigError, match="experiment.validate with train.hdf5_normalize_obs needs robomimic 0.5, .* or set it to false"):
+        check_config(config)
+
+
 def test_another_dataset_in_the_place_of_one_has_its_language(dataset, write_config):
     config = write_config(**{"train.data": [{"path": "elsewhere.hdf5", "lang": "lift the cube"}]})
     (entry,) = datasets_of(load_config(str(config), None, str(dataset), []))

@@ -14,6 +14,7 @@ from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.integration.doubts import large_actions, small_crop
+from robomimic_frozen.integration.versions import check_validation
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.normalization import check_normalization
 from robomimic_frozen.policies.ranges import check_ranges
@@ -40,6 +41,7 @@ def check_config(config: Config) -> list[str]:
         check_normalization(config)
     _check_goals(config)
     _check_filter_keys(config)
+    check_validation(config)
     encoder = config.observation.encoder.rgb
     has_core = encoder.core_class == FrozenResNetCore.__name__
     if has_core:

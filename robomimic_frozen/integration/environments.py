@@ -20,6 +20,7 @@ Shapes = Mapping[str, Sequence[int]]
 """obs key -> shape of one observation, images with channels first"""
 
 _IMAGE: Final = "_image"
+_CAMERA_OF_ROBOSUITE: Final = "agentview"
 _SIZE_OF_ROBOSUITE: Final = 256
 
 
@@ -125,9 +126,9 @@ def _check(where: str, given: Shapes, wanted: Shapes, place: str) -> None:
 def _rendered(metadata: Any) -> Shapes | None:
     """Return what the cameras of an environment give; None where its metadata do not say."""
     kwargs = metadata.get("env_kwargs") if isinstance(metadata, Mapping) else None
-    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE_TYPE or "camera_names" not in kwargs:
+    if not isinstance(kwargs, Mapping) or metadata.get("type") != ROBOSUITE_TYPE:
         return None
-    cameras = kwargs["camera_names"]
+    cameras = kwargs.get("camera_names", _CAMERA_OF_ROBOSUITE)
     names = [cameras] if isinstance(cameras, str) else list(cameras)
     if any(name.startswith("all-") for name in names):  # which robosuite knows the robot for
         return None

@@ -28,6 +28,10 @@ _NEEDED: Final = f"needs robomimic 0.5, and {installed_version('robomimic')} is 
 _OF_NO_CONSEQUENCE: Final = ("path", "key", "lang", "weight")  # to 0.3, of a single dataset
 
 
+def _is_0_5() -> bool:
+    return hasattr(robomimic.utils.dataset, "MetaDataset")
+
+
 def check_language(config: Any, datasets: Iterable[Mapping[str, Any]]) -> None:
     """Raise ConfigError if the policy takes the embedding of a language that one of the datasets has not, or that cannot be made here."""
     asked = [key for key in config.all_obs_keys if key in MADE_BY_ROBOMIMIC]
@@ -56,6 +60,13 @@ def drop_what_is_done_anyway(settings: Mapping[str, Any], config: Config, where:
             raise ConfigError(f"{where}: {path} is not {done}, which {_NEEDED}")
 
 
+def check_validation(config: Config) -> None:
+    """Raise ConfigError for validation on observations that robomimic normalises, which 0.3 cannot do."""
+    if config.experiment.validate and config.train.hdf5_normalize_obs and not _is_0_5():
+        remedy = "set it to false (algo.obs_normalization normalises for fbc_frozen and bc_frozen)"
+        raise ConfigError(f"experiment.validate with train.hdf5_normalize_obs {_NEEDED}, or {remedy}")
+
+
 def check_datasets(config: Config) -> None:
     """Make of a list in `train.data` what the installed robomimic takes. Raises ConfigError for one that it does not take."""
     data = config.train.data
@@ -65,7 +76,7 @@ def check_datasets(config: Config) -> None:
     if not entries or not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
         raise ConfigError(f"train.data is {json.dumps(data)}; give the path of a dataset, or a list of them")
     with config.values_unlocked():
-        config.train.data = entries if hasattr(robomimic.utils.dataset, "MetaDataset") else _only_path(entries)
+        config.train.data = entries if _is_0_5() else _only_path(entries)
 
 
 def _only_path(entries: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -175,15 +176,18 @@ def _low_dim_keys(config: Any) -> list[str]:
 def check_normalization(config: Any) -> None:
     """Raise ConfigError unless `algo.obs_normalization`, `train.action_keys` and `train.action_config` fit each other."""
     keys, settings = config.train.action_keys, config.train.action_config
-    if not keys or len(set(keys)) < len(keys):
-        raise ConfigError(f"train.action_keys is {list(keys)}; give the names of one or more arrays, each once")
+    are_names = isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
+    if not are_names or not keys or len(set(keys)) < len(keys):
+        raise ConfigError(f"train.action_keys is {json.dumps(keys)}; give the names of one or more arrays, each once")
     relative = [key for key in keys if key == "actions" or key.startswith("action_dict/rel_")]
     if relative and has_absolute_actions(keys):
         raise ConfigError(f"train.action_keys has {relative[0]!r} beside absolute actions ({', '.join(keys)}); choose one kind")
     _choose("algo.obs_normalization", config.algo.obs_normalization, METHODS)
     for key in keys:
+        example = f'"{key}": {{"normalization": "min_max"}}'
+        if not isinstance(settings, Mapping) or not isinstance(settings.get(key, {}), Mapping):
+            raise ConfigError(f"train.action_config is {json.dumps(settings)}; give a section for each key, such as {{{example}}}")
         if key not in settings:
-            example = f'"{key}": {{"normalization": "min_max"}}'
             raise ConfigError(f"train.action_config lacks {key!r}, which is among train.action_keys; add {example}")
         where = f"train.action_config[{key!r}]"
         if unknown := settings[key].keys() - {"normalization", "format", "convert_at_runtime"}:
