@@ -19,6 +19,7 @@ from robomimic_frozen import plugins
 from robomimic_frozen.encoders import Backbone
 
 OBS_SHAPES = {"agentview_image": (3, 32, 32), "robot0_eef_pos": (3,)}
+CAMERAS = {"camera_names": ["agentview"], "camera_heights": 32, "camera_widths": 32}
 ACTION_DIM = 7
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from policies import ACTION_DIM, OBS_SHAPES, SmallBackbone, make_config, make_policy
+from policies import ACTION_DIM, CAMERAS, OBS_SHAPES, SmallBackbone, make_config, make_policy
 from robomimic.config import config_factory
 from small_datasets import IMAGE, POSITION, STEPS, write_dataset
 from test_two_stages import save
@@ -96,7 +96,7 @@ def unwritten(data, file):
     data["demo_0"].create_dataset("actions", (2**40, 7), "f8", chunks=(1024, 7))
 
 
-ENV_ARGS = {"env_name": "Lift", "env_version": "1.4.1", "type": 1, "env_kwargs": {}}
+ENV_ARGS = {"env_name": "Lift", "env_version": "1.4.1", "type": 1, "env_kwargs": CAMERAS}
 OBS = f"obs/{IMAGE}"
 DAMAGE = {
     "no data": (delete("data"), ERROR, "^data: is missing"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import robomimic.scripts.train as script
 import torch
-from policies import ACTION_DIM, OBS_SHAPES, make_policy
+from policies import ACTION_DIM, CAMERAS, OBS_SHAPES, make_policy
 from robomimic.utils import file_utils, train_utils
 from robomimic_versions import IS_0_5
 
@@ -80,7 +80,7 @@ def of_two_datasets(tmp_path):
     policy = make_policy()
     with policy.global_config.values_unlocked():
         policy.global_config.train.data = [{"path": "lift.hdf5"}, {"path": "can.hdf5"}]
-    lift = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": {}}
+    lift = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": CAMERAS}
     shapes = {"all_shapes": OBS_SHAPES, "ac_dim": ACTION_DIM, "use_images": True}
     path = tmp_path / "model_epoch_1.pth"
     environments = [lift, {**lift, "env_name": "PickPlaceCan"}]
