@@ -89,6 +89,11 @@ class _FrozenImages:
         core_kwargs.feature_stage = None
         core_kwargs.pool = None
         core_kwargs.grid_size = [3, 3]
+        core_kwargs.augment = "crops"
+        core_kwargs.max_shift = 4.0
+        core_kwargs.map_noise = 0.0
+        core_kwargs.map_drop = 0.0
+        core_kwargs.per_key = None  # or {obs key: {setting: value}}, for what is different for one camera
 
 
 class FBCFrozenConfig(_FrozenImages, BaseConfig):

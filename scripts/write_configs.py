@@ -13,6 +13,12 @@ FOLDER = Path(__file__).parent.parent / "configs"
 CORE = "observation.encoder.rgb.core_kwargs"
 RATE = "algo.optim_params.policy.learning_rate"
 OFFLINE = {f"{CORE}.rgb_model_name": "efficientnet_lite0"}
+# Keypoints of strides 8 and 16 and the grid of stride 16, of maps that are shifted in training.
+KEYPOINTS = {
+    f"{CORE}.feature_stage": ["layer2", "layer3", "layer3"],
+    f"{CORE}.pool": [*[{"name": "spatial_softmax", "num_kp": 32}] * 2, "grid"],
+    f"{CORE}.augment": "shift",
+}
 LIFT = {"experiment.rollout.horizon": get_task("lift").horizon}
 # Ten epochs on top of a finished run, at a tenth of its rate.
 STAGE2 = {
@@ -29,6 +35,7 @@ OF_EVERY_TASK: dict[str, dict[str, object]] = {
     "resnet18_trainable": {f"{CORE}.freeze_encoder": False},
     "resnet18_random": {f"{CORE}.freeze_encoder": False, f"{CORE}.pretrained_encoder": False},
     "offline": OFFLINE,
+    "offline_keypoints": {**OFFLINE, **KEYPOINTS},
 }
 DIFFERENCES: dict[str, dict[str, object]] = {
     **{

@@ -14,10 +14,10 @@ STEPS = 4
 IMAGE, POSITION = "agentview_image", "robot0_eef_pos"
 
 
-def write_dataset(path: Path, demos: int = 3) -> Path:
-    """Write demos of four steps with one 8x8 camera, the last of them in `valid`, the others in `train`."""
+def write_dataset(path: Path, demos: int = 3, size: int = 8) -> Path:
+    """Write demos of four steps with one camera of 8x8 pixels, the last of them in `valid`, the others in `train`."""
     rng = np.random.default_rng(0)
-    env_kwargs = {"camera_names": ["agentview"], "camera_heights": 8, "camera_widths": 8}
+    env_kwargs = {"camera_names": ["agentview"], "camera_heights": size, "camera_widths": size}
     env_args = {"env_name": "Lift", "env_version": importlib.metadata.version("robosuite"), "type": 1, "env_kwargs": env_kwargs}
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -30,7 +30,7 @@ def write_dataset(path: Path, demos: int = 3) -> Path:
             demo["states"] = rng.normal(size=(STEPS, 5))
             demo["rewards"] = np.zeros(STEPS)
             demo["dones"] = np.zeros(STEPS, dtype=int)
-            demo[f"obs/{IMAGE}"] = rng.integers(0, 256, (STEPS, 8, 8, 3), dtype=np.uint8)
+            demo[f"obs/{IMAGE}"] = rng.integers(0, 256, (STEPS, size, size, 3), dtype=np.uint8)
             demo[f"obs/{POSITION}"] = rng.normal(size=(STEPS, 3))
         names = np.array([f"demo_{index}" for index in range(demos)], dtype="S")
         file["mask/train"], file["mask/valid"] = names[:-1], names[-1:]

@@ -100,7 +100,7 @@ def test_registering_twice_changes_nothing():
 
 def test_a_third_partys_readout_is_found_by_name(install):
     def readouts():
-        return [Readout("largest", lambda grid_size: lambda maps: maps.amax((2, 3)))]
+        return [Readout("largest", lambda map_shape: lambda maps: maps.amax((2, 3)))]
 
     install(largest=plugin(readouts=readouts))
     core = FrozenResNetCore((3, 32, 32), pretrained_encoder=False, pool="largest", emb_dim=5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from robomimic.models.obs_core import EncoderCore
 from torch import Tensor
 
 from robomimic_frozen.encoders.readouts import projection
 from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.errors import ConfigError
 
 
 class FrozenResNetCore(EncoderCore):
@@ -29,13 +31,18 @@ class FrozenResNetCore(EncoderCore):
         emb_dim: int = 256, weights: str | None = EncoderSpec.weights, imagenet_norm: bool = EncoderSpec.imagenet_norm,
         resize_shape: Sequence[int] | None = EncoderSpec.resize_shape, crop_shape: Sequence[int] | None = EncoderSpec.crop_shape,
         random_crop: bool = EncoderSpec.random_crop, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
-        pool: str | None = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size,
+        pool: Any = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size, augment: str | None = EncoderSpec.augment,
+        max_shift: float = EncoderSpec.max_shift, map_noise: float = EncoderSpec.map_noise, map_drop: float = EncoderSpec.map_drop,
+        per_key: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        if per_key:
+            raise ConfigError("per_key is for configs of robomimic, which knows obs keys; give this core the settings of its own")
         super().__init__(input_shape=input_shape)
         spec = EncoderSpec(
             rgb_model_name=rgb_model_name, pretrained_encoder=pretrained_encoder, freeze_encoder=freeze_encoder, weights=weights,
             imagenet_norm=imagenet_norm, resize_shape=resize_shape, crop_shape=crop_shape, random_crop=random_crop,
-            feature_stage=feature_stage, pool=pool, grid_size=grid_size, image_shape=input_shape,
+            feature_stage=feature_stage, pool=pool, grid_size=grid_size, augment=augment, max_shift=max_shift, map_noise=map_noise,
+            map_drop=map_drop, image_shape=input_shape,
         )  # fmt: skip
         self.emb_dim = emb_dim
         self.preprocess = spec.preprocessing()

@@ -64,7 +64,8 @@ class MultiImageObsEncoder(nn.Module):
         imagenet_norm: bool = EncoderSpec.imagenet_norm, use_seq: bool = False, keep_horizon_dims: bool = False,
         pretrained: bool = EncoderSpec.pretrained_encoder, freeze_rgb_encoder: bool | str = EncoderSpec.freeze_encoder,
         weights: str | Path | None = EncoderSpec.weights, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
-        pool: str | None = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size,
+        pool: Any = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size, augment: str | None = EncoderSpec.augment,
+        max_shift: float = EncoderSpec.max_shift, map_noise: float = EncoderSpec.map_noise, map_drop: float = EncoderSpec.map_drop,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shapes, self.rgb_keys, self.low_dim_keys = _read_shape_meta(shape_meta)
@@ -89,7 +90,8 @@ class MultiImageObsEncoder(nn.Module):
                 pretrained_encoder=pretrained or backbone.fetch_weights is None, weights=None if weights is None else str(weights),
                 freeze_encoder=freeze_rgb_encoder, imagenet_norm=imagenet_norm, random_crop=random_crop,
                 resize_shape=resize_shapes[key], crop_shape=crop_shapes[key],
-                feature_stage=feature_stage, pool=pool, grid_size=grid_size, image_shape=self.shapes[key], backbone=backbone,
+                feature_stage=feature_stage, pool=pool, grid_size=grid_size, augment=augment, max_shift=max_shift, map_noise=map_noise,
+                map_drop=map_drop, image_shape=self.shapes[key], backbone=backbone,
             )
             for key in self.rgb_keys
         }  # fmt: skip
@@ -116,6 +118,7 @@ class MultiImageObsEncoder(nn.Module):
         for key in self.rgb_keys:
             images = obs_dict[key].reshape(-1, *self.shapes[key])
             images = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+            self._model(key).frames = lead[1] if self.use_seq else 1
             features.append(self._model(key)(self.key_transform_map[key](images)))
         features += [obs_dict[key].reshape(-1, math.prod(self.shapes[key])).to(dtype) for key in self.low_dim_keys]
         embedding = self.mlp(torch.cat(features, dim=-1))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, two_sizes
-from robomimic_frozen.encoders.readouts import check_emb_dim, get_readout
+from robomimic_frozen.encoders.readouts import MAP, Reading, check_emb_dim, make_reading
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.utils.files import fingerprint
 
 # The fields that a description has under the same names.
-_DESCRIBED: Final = ("pool", "grid_size", "resize_shape", "crop_shape", "cached_crops", "crop_seed", "dtype")
+_DESCRIBED: Final = ("resize_shape", "crop_shape", "cached_crops", "crop_seed", "dtype")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,14 @@ class EncoderSpec:
     crop_shape: Sequence[int] | None = None  # [height, width] of the crop: random in training, central in evaluation
     random_crop: bool = True  # False for the central crop in training too
     feature_stage: str | Sequence[str] | None = None  # the stage or stages whose maps are read; None for the backbone's own choice
-    pool: str | None = None  # name of the readout; None for the backbone's own choice
+    # Name of the readout, or {'name': ..., PARAMETER: ...}, or a list of these: one for each stage, or several for one stage. None for the
+    # backbone's own choice.
+    pool: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None
     grid_size: Sequence[int] = (3, 3)  # [rows, columns] of the readout 'grid'
+    augment: str | None = "crops"  # "crops" (`crop_shape`, `random_crop`), "shift" of whole images' maps, or None for the central crop
+    max_shift: float = 4.0  # of "shift": by how many pixels of the image its maps are moved at most
+    map_noise: float = 0.0  # in training: standard deviation of noise on maps, as a share of that of each map
+    map_drop: float = 0.0  # in training: the share of positions of maps that are set to zero
     image_shape: Sequence[int] = (3, 84, 84)  # of one image
     cached_crops: int = 0  # random crops that are cached of each image besides the central one
     crop_seed: int = 0  # of the positions of those crops
@@ -58,6 +64,14 @@ class EncoderSpec:
             raise ConfigError(f"weights is {self.weights!r}; give the path of a weights file, or null for the backbone's own")
         if self.weights is not None and not self.pretrained_encoder:
             raise ConfigError(f"weights is {self.weights!r} but pretrained_encoder is false; set it to true, or weights to null")
+        if self.augment not in (None, "crops", "shift"):
+            raise ConfigError(f"augment is {self.augment!r}; choose 'crops', 'shift' or null")
+        if not isinstance(self.max_shift, (int, float)) or not self.max_shift > 0:
+            raise ConfigError(f"max_shift is {self.max_shift!r}; choose a number of pixels above 0, or another augment for no shift")
+        if not isinstance(self.map_noise, (int, float)) or not self.map_noise >= 0:
+            raise ConfigError(f"map_noise is {self.map_noise!r}; choose 0 (for none) or more")
+        if not isinstance(self.map_drop, (int, float)) or not 0 <= self.map_drop < 1:
+            raise ConfigError(f"map_drop is {self.map_drop!r}; choose 0 (for none) or more, and less than 1")
         if self.dtype not in ("float16", "float32"):
             raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
         for name in ("cached_crops", "crop_seed"):
@@ -66,19 +80,18 @@ class EncoderSpec:
         backbone = self.backbone or get_backbone(self.rgb_model_name)
         if not isinstance(self.freeze_encoder, bool):
             backbone.stage_index("freeze_encoder", self.freeze_encoder)
-        stages, pool = _stages(backbone, self.feature_stage), self.pool or backbone.pool
         grid_size = two_sizes("grid_size", self.grid_size, "[rows, columns]")
-        get_readout(str(pool), grid_size)
+        readings = _readings(backbone, self.feature_stage, backbone.pool if self.pool is None else self.pool, grid_size)
         preprocessing = self.preprocessing()
         normalised = {
             "weights": None if self.weights is None else str(self.weights),
             "resize_shape": preprocessing.resize_shape,
             "crop_shape": preprocessing.crop_shape,
-            "feature_stage": stages,
-            "pool": pool,
+            "feature_stage": tuple(dict.fromkeys(reading.stage for reading in readings)),
+            "pool": readings,
             "grid_size": grid_size,
             "image_shape": image_shape,
-            "cached_crops": self.cached_crops if preprocessing.crop_shape is not None and self.random_crop else 0,
+            "cached_crops": self.cached_crops if preprocessing.crop_shape is not None and preprocessing.random_crop else 0,
             "backbone": backbone,
         }
         for name, value in normalised.items():
@@ -105,9 +118,15 @@ class EncoderSpec:
         cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
         return cls(**_own_fields(core_kwargs), **cached, image_shape=image_shape)
 
+    @property
+    def augments_maps(self) -> bool:
+        """Return whether maps are changed in training, so that whole ones have to be kept."""
+        return self.augment == "shift" or self.map_noise > 0 or self.map_drop > 0
+
     def preprocessing(self) -> ResizeAndCrop:
-        """Return the module that resizes and crops the images."""
-        return ResizeAndCrop(self.image_shape, self.resize_shape, self.crop_shape, self.random_crop)
+        """Return the module that resizes and crops the images; with "shift" they stay whole."""
+        crop_shape = None if self.augment == "shift" else self.crop_shape
+        return ResizeAndCrop(self.image_shape, self.resize_shape, crop_shape, self.random_crop and self.augment == "crops")
 
     def build(self) -> VisionBackbone:
         """Return the network, with its weights loaded. Raises WeightsError, WeightsUnavailableError."""
@@ -124,6 +143,7 @@ class EncoderSpec:
             "feature_stages": self.feature_stage,
             "normalize": self.imagenet_norm,
             "feature_dim": network.frozen_dim,
+            **_described(network.kept, self.grid_size),
             **{name: getattr(self, name) for name in _DESCRIBED},
         }
 
@@ -141,6 +161,8 @@ class EncoderSpec:
             weights=origin if Path(origin).is_absolute() else None,
             imagenet_norm=description["normalize"],
             feature_stage=description["feature_stages"],
+            pool=_readings_of(description["pool"]),
+            grid_size=description["grid_size"],
             image_shape=image_shape,
             **{name: description[name] for name in _DESCRIBED},
         )
@@ -149,15 +171,39 @@ class EncoderSpec:
 # Larger than any crop: what an image without a size is checked with.
 _ANY_SIZE: Final = 2**30
 _NOT_IN_CORE_KWARGS: Final = ("image_shape", "cached_crops", "crop_seed", "dtype", "backbone")
-CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim")
+CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim", "per_key")
 """The keys of `observation.encoder.rgb.core_kwargs`."""
 
 
-def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
+def of_key(core_kwargs: Mapping[str, Any], obs_key: str) -> dict[str, Any]:
+    """Return a config's `core_kwargs` as they are for one obs key: with what `per_key` says of it in the place of what they say."""
+    own = (core_kwargs.get("per_key") or {}).get(obs_key, {})
+    return {**{key: value for key, value in core_kwargs.items() if key != "per_key"}, **own}
+
+
+def settings_in(core_kwargs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a config's `core_kwargs` as they are for an obs key that `per_key` does not name, and for each that it names."""
+    return [core_kwargs, *(of_key(core_kwargs, obs_key) for obs_key in core_kwargs.get("per_key") or {})]
+
+
+def check_core_kwargs(core_kwargs: Mapping[str, Any], obs_keys: Collection[str] | None = None) -> None:
     """Raise ConfigError unless FrozenResNetCore can be made of a config's `core_kwargs`.
 
     robomimic would drop unseen a key that the core does not have. Whether the crop fits the images is left to whoever knows these.
+
+    Args:
+        obs_keys: those of images, among which `per_key` chooses; None where they are not known.
     """
+    per_key = core_kwargs.get("per_key") or {}
+    if not isinstance(per_key, Mapping) or not all(isinstance(own, Mapping) for own in per_key.values()):
+        raise ConfigError(f"core_kwargs.per_key is {per_key!r}; give {{OBS_KEY: {{SETTING: VALUE}}}}, or null")
+    for obs_key in per_key:
+        if obs_keys is not None and obs_key not in obs_keys:
+            hint = did_you_mean(obs_key, obs_keys, f"images are: {', '.join(sorted(obs_keys)) or 'none'}")
+            raise ConfigError(f"core_kwargs.per_key names {obs_key!r}, which is no obs key of an image; {hint}")
+        if "per_key" in per_key[obs_key]:
+            raise ConfigError(f"core_kwargs.per_key.{obs_key} has a per_key of its own; remove it")
+        check_core_kwargs(of_key(core_kwargs, obs_key))
     for key in core_kwargs:
         if key not in (*CORE_KWARGS, "input_shape"):
             hint = did_you_mean(key, CORE_KWARGS, f"choose from: {', '.join(CORE_KWARGS)}")
@@ -167,13 +213,42 @@ def check_core_kwargs(core_kwargs: Mapping[str, Any]) -> None:
 
 
 def _own_fields(core_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name != "emb_dim"}
+    return {name: core_kwargs[name] for name in CORE_KWARGS if name in core_kwargs and name not in ("emb_dim", "per_key")}
 
 
-def _stages(backbone: Backbone, setting: str | Sequence[str] | None) -> tuple[str, ...]:
-    if setting is None:
-        setting = backbone.feature_stage or backbone.stages[-1]
-    names = setting if isinstance(setting, (list, tuple)) else (setting,)
-    if not names:
+def _readings(backbone: Backbone, feature_stage: Any, pool: Any, grid_size: tuple[int, int]) -> tuple[Reading, ...]:
+    """Return what is read of which stage, in the order of the stages."""
+    stages = _as_list(backbone.feature_stage or backbone.stages[-1] if feature_stage is None else feature_stage)
+    pools = _as_list(pool)
+    if not stages:
         raise ConfigError("feature_stage is empty; name a stage, or null for the backbone's default")
-    return tuple(backbone.stages[index] for index in sorted({backbone.stage_index("feature_stage", name) for name in names}))
+    if not pools:
+        raise ConfigError("pool is empty; name a readout, or null for the backbone's default")
+    order = {stage: backbone.stage_index("feature_stage", stage) for stage in stages}
+    if not all(isinstance(each, Reading) for each in pools):  # which say of what stage they are
+        stages = stages * len(pools) if len(stages) == 1 else stages
+        pools = pools * len(stages) if len(pools) == 1 else pools
+        if len(stages) != len(pools):
+            raise ConfigError(f"pool has {len(pools)} readouts, and feature_stage {len(stages)} stages; give one for each, or one only")
+        pools = [make_reading(stage, each, grid_size) for stage, each in zip(stages, pools, strict=True)]
+    return tuple(sorted(dict.fromkeys(pools), key=lambda reading: order[reading.stage]))
+
+
+def _as_list(setting: Any) -> list[Any]:
+    return list(setting) if isinstance(setting, (list, tuple)) else [setting]
+
+
+def _described(kept: Sequence[Reading], grid_size: Any) -> dict[str, Any]:
+    """Return what a description says of the readouts whose vectors are kept: as in 0.1.0, where it is the same for each stage."""
+    of_each = {(reading.readout, reading.parameters) for reading in kept}
+    if len(of_each) > 1 or len({reading.stage for reading in kept}) < len(kept):
+        readings = [[reading.stage, reading.readout, dict(reading.parameters)] for reading in kept]
+        return {"pool": readings, "grid_size": EncoderSpec.grid_size}
+    ((readout, parameters),) = of_each
+    return {"pool": readout, "grid_size": EncoderSpec.grid_size if readout == MAP else dict(parameters).get("grid_size", grid_size)}
+
+
+def _readings_of(described: Any) -> Any:
+    if isinstance(described, str):
+        return described
+    return [Reading.of(stage, name, given) for stage, name, given in described]

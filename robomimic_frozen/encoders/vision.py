@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from robomimic_frozen.encoders import weights
+from robomimic_frozen.encoders.augmentation import random_shifts, shifted, with_dropped_positions, with_noise
 from robomimic_frozen.encoders.backbones import Backbone
-from robomimic_frozen.encoders.readouts import get_readout
+from robomimic_frozen.encoders.readouts import MAP, Reading
+from robomimic_frozen.errors import ConfigError
 
 if TYPE_CHECKING:
     from robomimic_frozen.encoders.spec import EncoderSpec
@@ -36,12 +38,15 @@ class VisionBackbone(nn.Module):
     one each time, so that features of it can be cached. Equal frozen stages share their memory; a shared stage is never
     written to, so loading other weights or moving to another device leaves the other holders alone.
 
-    `forward` is `finish(frozen_part(images))`: what the frozen stages give is what can be cached. In a state dict the frozen stages
-    are one extra state, which `weights` describes. Raises WeightsUnavailableError, WeightsError.
+    `forward` is `finish(frozen_part(images))`: what the frozen stages give is what can be cached. Of a stage that a readout with weights
+    reads, or whose map is shifted, that is the map; of others the vectors of their readouts. In a state dict the frozen stages are one
+    extra state, which `weights` describes. Raises ConfigError, WeightsUnavailableError, WeightsError.
 
     Attributes:
         feature_dim: length of one feature vector.
         frozen_dim: length of what `frozen_part` gives for one image.
+        kept: the readouts whose vectors the stages hand over; MAP for a whole map.
+        frames: how many images in succession are of one sample, and are shifted alike.
         origin: path of the weights file, the backbone's name where it brings its weights along, 'random', or 'checkpoint'
             where a checkpoint is about to give them.
         include_weights: whether a state dict holds the frozen weights, and not only their sha256.
@@ -56,12 +61,13 @@ class VisionBackbone(nn.Module):
         self.include_weights = True
         self._sha256: str | None = None
         self._record: Tensor | None = None
-        self._readout = get_readout(str(spec.pool), spec.grid_size)
+        self.frames = 1
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         network = _always_the_same(backbone) if spec.freeze_encoder and not spec.pretrained_encoder else backbone.build()
         self.origin = _load(network, spec)
-        self.feature_stages: Sequence[str] = spec.feature_stage  # type: ignore[assignment]  # a tuple, once the spec is made
+        self.readings: Sequence[Reading] = spec.pool  # type: ignore[assignment]  # these are tuples, once the spec is made
+        self.feature_stages: Sequence[str] = spec.feature_stage  # type: ignore[assignment]
         # What comes after the last stage that is read is not kept.
         names = backbone.stages[: backbone.stages.index(self.feature_stages[-1]) + 1]
         self.stages = nn.ModuleDict(dict(zip(names, backbone.split(network), strict=False)))
@@ -70,20 +76,35 @@ class VisionBackbone(nn.Module):
         for name in self.frozen_stages:
             self.stages[name] = _shared(backbone.name, name, self.stages[name].requires_grad_(False).eval())
         self.register_state_dict_post_hook(_leave_out_frozen_stages)
-        self._measure(spec.preprocessing().output_size)
+        self._make_readouts(spec.preprocessing().output_size)
 
     @torch.no_grad()
-    def _measure(self, image_size: tuple[int, int]) -> None:
-        """Pass one black image, to learn the size of what is cached and of the feature."""
-        modes = {stage: stage.training for stage in self.stages.values()}
+    def _make_readouts(self, image_size: tuple[int, int]) -> None:
+        """Pass one black image, to learn the shapes of maps, and the sizes of what is cached and of the feature."""
+        modes = {module: module.training for module in self.stages.values()}
         self.stages.eval()
-        pooled, boundary = self._through(self.frozen_stages, torch.zeros(1, 3, *image_size))
-        more, _ = self._through(self._trainable_stages, boundary)
-        self._frozen_pooled_dim, self._boundary_shape = sum(each.shape[1] for each in pooled), boundary.shape[1:]
-        self.feature_dim = self._frozen_pooled_dim + sum(each.shape[1] for each in more)
-        self.frozen_dim = self._frozen_pooled_dim + (0 if self.is_frozen else boundary.numel())
-        for stage, mode in modes.items():
-            stage.train(mode)
+        frozen, boundary = self._maps(self.frozen_stages, torch.zeros(1, 3, *image_size))
+        trainable, _ = self._maps(self._trainable_stages, boundary)
+        maps = {**frozen, **trainable}
+        shapes = {stage: (each.shape[1], each.shape[2], each.shape[3]) for stage, each in maps.items()}
+        self.readouts = nn.ModuleList(reading.build(shapes[reading.stage]) for reading in self.readings)
+        trained = {stage for stage in maps if any(list(readout.parameters()) for readout in self._readouts_of(stage))}
+        self._map_shapes = {stage: shapes[stage] for stage in maps if stage in trained or self.spec.augments_maps}
+        for stage, (_, height, width) in self._map_shapes.items():
+            if height * width == 1:
+                what = f"stage {stage!r} of {self.spec.backbone.name} gives no map, which pool or augment needs"
+                raise ConfigError(f"{what}; name an earlier one in feature_stage")
+        self.kept: list[Reading] = []
+        for stage in maps:
+            of_stage = [reading for reading in self.readings if reading.stage == stage]
+            self.kept += [Reading(stage, MAP)] if stage in self._map_shapes else of_stage
+        vectors = self._vectors(maps)
+        self._kept_dims = [vector.shape[1] for vector in vectors]
+        self._frozen_kept_dim, self._boundary_shape = sum(vector.shape[1] for vector in self._vectors(frozen)), boundary.shape[1:]
+        self.frozen_dim = self._frozen_kept_dim + (0 if self.is_frozen else boundary.numel())
+        self.feature_dim = self._read(torch.cat(vectors, dim=1), None).shape[1]
+        for module, mode in modes.items():
+            module.train(mode)
 
     @property
     def frozen_stages(self) -> list[str]:
@@ -101,13 +122,15 @@ class VisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.num_frozen == 0:
-            return torch.cat(self._through(self._trainable_stages, self._normalized(images))[0], dim=1)
+            maps, _ = self._maps(self._trainable_stages, self._normalized(images))
+            return self._read(torch.cat(self._vectors(maps), dim=1), self._shifts(images))
         return self.finish(self.frozen_part(images))
 
     def frozen_part(self, images: Tensor) -> Tensor:
-        """Return what the frozen stages make of images: vectors of their maps, then the map the next stage needs, flat."""
+        """Return what the frozen stages make of images: vectors of their maps, or these, then the map the next stage needs, flat."""
         with torch.inference_mode():
-            parts, activation = self._through(self.frozen_stages, self._normalized(images))
+            maps, activation = self._maps(self.frozen_stages, self._normalized(images))
+            parts = self._vectors(maps)
             if not self.is_frozen:
                 parts.append(activation.flatten(1))
             result = torch.cat(parts, dim=1)
@@ -117,9 +140,10 @@ class VisionBackbone(nn.Module):
     def finish(self, frozen: Tensor) -> Tensor:
         """Turn what `frozen_part` gave, or a cache kept of it [B, frozen_dim], into features [B, feature_dim]."""
         if self.is_frozen:
-            return frozen
-        pooled, activation = frozen.tensor_split([self._frozen_pooled_dim], dim=1)
-        return torch.cat([pooled, *self._through(self._trainable_stages, activation.unflatten(1, self._boundary_shape))[0]], dim=1)
+            return self._read(frozen, self._shifts(frozen))
+        kept, activation = frozen.tensor_split([self._frozen_kept_dim], dim=1)
+        maps, _ = self._maps(self._trainable_stages, activation.unflatten(1, self._boundary_shape))
+        return self._read(torch.cat([kept, *self._vectors(maps)], dim=1), self._shifts(frozen))
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Return 'stage.name' -> weight or buffer, of the frozen stages."""
@@ -151,15 +175,53 @@ class VisionBackbone(nn.Module):
     def _normalized(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std if self.spec.imagenet_norm else images
 
-    def _through(self, names: Sequence[str], x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return (the vectors of those stages that are features, the last map)."""
-        vectors = []
+    def _maps(self, names: Sequence[str], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return (the maps of those stages that are read, the last map)."""
+        maps = {}
         for name in names:
             x = self.stages[name](x)
             x = x if x.ndim == 4 else x[:, :, None, None]  # a network that pools by itself gives [B, C]
             if name in self.feature_stages:
-                vectors.append(self._readout(x))
-        return vectors, x
+                maps[name] = x
+        return maps, x
+
+    def _readouts_of(self, stage: str) -> list[nn.Module]:
+        return [readout for reading, readout in zip(self.readings, self.readouts, strict=True) if reading.stage == stage]
+
+    def _vectors(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what is kept of maps."""
+        vectors = []
+        for stage, each in maps.items():
+            vectors += [each.flatten(1)] if stage in self._map_shapes else [readout(each) for readout in self._readouts_of(stage)]
+        return vectors
+
+    def _read(self, kept: Tensor, shifts: Tensor | None) -> Tensor:
+        """Turn what is kept of all stages [B, sum of its lengths] into features, by the readouts that have yet to be applied."""
+        if not self._map_shapes:
+            return kept
+        features = []
+        for reading, vector in zip(self.kept, kept.split(self._kept_dims, dim=1), strict=True):
+            if reading.stage not in self._map_shapes:
+                features.append(vector)
+                continue
+            maps = vector.unflatten(1, self._map_shapes[reading.stage])
+            maps = self._augmented(maps, shifts)
+            features += [readout(maps) for readout in self._readouts_of(reading.stage)]
+        return torch.cat(features, dim=1)
+
+    def _augmented(self, maps: Tensor, shifts: Tensor | None) -> Tensor:
+        maps = maps if shifts is None else shifted(maps, shifts)
+        if self.training and self.spec.map_noise:
+            maps = with_noise(maps, self.spec.map_noise)
+        return with_dropped_positions(maps, self.spec.map_drop) if self.training and self.spec.map_drop else maps
+
+    def _shifts(self, batch: Tensor) -> Tensor | None:
+        """Draw how far the maps of each image or vector of a batch are moved; None for not at all."""
+        if self.spec.augment != "shift" or not self.training:
+            return None
+        height, width = self.spec.image_shape[1:]
+        shifts = random_shifts(len(batch) // self.frames, self.spec.max_shift, (height, width), batch.device)
+        return shifts.repeat_interleave(self.frames, dim=0)
 
     def train(self, mode: bool = True) -> VisionBackbone:
         super().train(mode)
@@ -206,7 +268,7 @@ class VisionBackbone(nn.Module):
         state = {0: "trainable", len(self.stages): "frozen"}.get(self.num_frozen) or f"frozen up to {self.frozen_stages[-1]}"
         return (
             f"VisionBackbone({self.spec.backbone.name}, weights={self.origin}, {state}, {size:,} parameters, "
-            f"{self.spec.pool} of {'+'.join(self.feature_stages)})"
+            f"{' + '.join(f'{reading.readout} of {reading.stage}' for reading in self.readings)})"
         )
 
 

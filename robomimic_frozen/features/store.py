@@ -178,6 +178,8 @@ class FeatureStore:
     def _build(self, wanted: _Wanted, device: torch.device | None, executor: Executor | None) -> CachedFeatures:
         partial, start = self.root / f"{wanted.name}{PARTIAL}", time.monotonic()
         partial.mkdir(exist_ok=True)
+        frames, each = sum(wanted.frames.values()), wanted.frame_bytes
+        logger.info("features of %s: %d frames of %d bytes, %.1f MB in %s", wanted.source.key, frames, each, frames * each / 1e6, self.root)
         demos = _extract(wanted, partial, device, executor)
         key = _key(wanted.description, wanted.source.key, {demo["name"]: demo["images"] for demo in demos})
         found = self._open(key)  # made from another copy of the dataset meanwhile
@@ -209,8 +211,8 @@ class _Wanted:
         self.description = json.loads(json.dumps(spec.description(network)))  # as metadata have it
         # Of each demo, in the order in which they are stored: the number of its frames, and where in the file its features begin.
         self.frames = dict(zip(source.demos, source.lengths(), strict=True))
-        frame_bytes = (1 + spec.cached_crops) * network.frozen_dim * np.dtype(spec.dtype).itemsize
-        starts = itertools.accumulate((count * frame_bytes for count in self.frames.values()), initial=0)
+        self.frame_bytes = (1 + spec.cached_crops) * network.frozen_dim * np.dtype(spec.dtype).itemsize
+        starts = itertools.accumulate((count * self.frame_bytes for count in self.frames.values()), initial=0)
         self.offsets = dict(zip(self.frames, starts, strict=False))
         self.digests: dict[str, str] = {}  # of the images of each demo that was read
         self.name = fingerprint(self.description, source.key, self.frames, str(source.path))[:32]  # of the folder of the extraction

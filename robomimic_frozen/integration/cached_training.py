@@ -15,7 +15,7 @@ from robomimic.utils.dataset import SequenceDataset
 
 from robomimic_frozen.config import Selection, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.encoders.spec import EncoderSpec, of_key, settings_in
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
 from robomimic_frozen.features.source import ImageSource, check_dataset
@@ -57,7 +57,7 @@ class _EncoderIsFrozen:
         self._encoder = encoder
 
     def __call__(self) -> bool:
-        return bool(self._encoder.core_kwargs.get("freeze_encoder", EncoderSpec.freeze_encoder))
+        return all(each.get("freeze_encoder", EncoderSpec.freeze_encoder) for each in settings_in(self._encoder.core_kwargs))
 
     def __reduce__(self) -> Any:
         return functools.partial, (bool, self())
@@ -69,8 +69,8 @@ def _starts_from_trained_encoder(config: Any) -> bool:
         return False
     path = find_checkpoint(Path(config.algo.init_from), "algo.init_from")
     earlier = json.loads(read_checkpoint(path, "algo.init_from")["config"])
-    earlier_kwargs = earlier["observation"]["encoder"]["rgb"]["core_kwargs"]
-    return earlier_kwargs["freeze_encoder"] is not True or earlier["algo"]["init_from"] is not None
+    settings = settings_in(earlier["observation"]["encoder"]["rgb"]["core_kwargs"])
+    return any(each["freeze_encoder"] is not True for each in settings) or earlier["algo"]["init_from"] is not None
 
 
 def feature_dataset_maker(config: Any, filter_key: str | None) -> Callable[..., SequenceDataset] | None:
@@ -120,7 +120,7 @@ def _features(
     device = None if config.train.cuda else torch.device("cpu")
     features = {}
     for source in (ImageSource(place, demos, f"{group}/{key}") for group in groups for key in obs_keys if key in images):
-        spec = EncoderSpec.from_core_kwargs(core_kwargs, source.image_shape(), cache)
+        spec = EncoderSpec.from_core_kwargs(of_key(core_kwargs, source.key.partition("/")[2]), source.image_shape(), cache)
         features[source.key] = ensure_features(spec, source, executor, cache.dir, device).features
     return features
 

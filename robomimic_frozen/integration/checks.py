@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from robomimic.config.config import Config
 
 from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs
+from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs, of_key, settings_in
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
@@ -20,6 +21,8 @@ from robomimic_frozen.policies.normalization import check_normalization
 from robomimic_frozen.policies.ranges import check_ranges
 from robomimic_frozen.simulation.environments import environment_of
 from robomimic_frozen.utils import hdf5
+
+logger = logging.getLogger(__name__)
 
 
 def check_config(config: Config) -> list[str]:
@@ -45,13 +48,16 @@ def check_config(config: Config) -> list[str]:
     encoder = config.observation.encoder.rgb
     has_core = encoder.core_class == FrozenResNetCore.__name__
     if has_core:
-        check_core_kwargs(encoder.core_kwargs)
+        check_core_kwargs(encoder.core_kwargs, image_keys(config))
+        if any(settings.get("augment") == "shift" and settings.get("crop_shape") for settings in settings_in(encoder.core_kwargs)):
+            logger.info("core_kwargs.augment is 'shift', which takes images whole; crop_shape is passed over")
     images = needs_of(config).images
-    image_sizes = {demos.shapes[key][:2] for demos in _chosen_demos(config) for key in images}
+    image_sizes = {(key.partition("/")[2], demos.shapes[key][:2]) for demos in _chosen_demos(config) for key in images}
     for entry in datasets_of(config):
         _check_task(config, entry["path"])
-    specs = [EncoderSpec.from_core_kwargs(encoder.core_kwargs, (3, *size)) for size in sorted(image_sizes)] if has_core else []
-    return [*(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
+    sizes = sorted(image_sizes) if has_core else []
+    specs = [EncoderSpec.from_core_kwargs(of_key(encoder.core_kwargs, key), (3, *size)) for key, size in sizes]
+    return [*dict.fromkeys(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
 
 
 def needs_of(config: Config) -> Needs:

@@ -134,6 +134,19 @@ def take_absolute_actions_where_asked() -> None:
         return original(env, config)
 
 
+def give_each_obs_key_its_settings() -> None:
+    """Let `core_kwargs.per_key` of FrozenResNetCore say what is different for one obs key, which robomimic does not tell a core."""
+    from robomimic.models.obs_nets import ObservationEncoder
+
+    @_in_place_of(ObservationEncoder, "register_obs_key")
+    def register_obs_key(original, self, name, shape, net_class=None, net_kwargs=None, *args, **kwargs):
+        from robomimic_frozen.encoders.spec import of_key
+
+        if net_kwargs and net_kwargs.get("per_key"):
+            net_kwargs = of_key(net_kwargs, name)
+        return original(self, name, shape, net_class, net_kwargs, *args, **kwargs)
+
+
 def leave_actions_in_their_units() -> None:
     """Let robomimic 0.5 undo no normalisation of actions that the policy has undone itself.
 

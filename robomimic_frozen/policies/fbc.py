@@ -89,14 +89,15 @@ class FBC(FrozenAlgo, PolicyAlgo):
         if not 1 <= algo.act_steps <= algo.horizon:
             raise ConfigError(f"algo.act_steps is {algo.act_steps}; choose 1 to algo.horizon ({algo.horizon})")
         if self.obs_config.encoder.rgb.core_class == FrozenResNetCore.__name__:
-            check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs)
+            images = [key for key in (*self.obs_shapes, *self.goal_shapes) if ObsUtils.key_is_obs_modality(key, "rgb")]
+            check_core_kwargs(self.obs_config.encoder.rgb.core_kwargs, images)
 
     def _create_optimizers(self) -> None:
         settings = self.optim_params.policy
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
         self._trainable = trainable(self.nets["policy"])
-        in_backbone = {id(parameter) for vision in self._backbones() for parameter in vision.parameters()}
+        in_backbone = {id(parameter) for vision in self._backbones() for parameter in vision.stages.parameters()}
         encoder = [parameter for parameter in self._trainable.values() if id(parameter) in in_backbone]
         policy = [parameter for parameter in self._trainable.values() if id(parameter) not in in_backbone]
         self.optimizers = {"policy": optimization.make_optimizer(policy, encoder, settings, fused=self.device.type in ("cpu", "cuda"))}
@@ -116,7 +117,9 @@ class FBC(FrozenAlgo, PolicyAlgo):
         rate = optimization.encoder_rate(self.optim_params.policy)
         self.optimizers["policy"].add_param_group({"params": list(new.values()), "initial_lr": rate})
         with self.global_config.values_unlocked():
-            self.global_config.observation.encoder.rgb.core_kwargs.freeze_encoder = False
+            core_kwargs = self.global_config.observation.encoder.rgb.core_kwargs
+            for settings in (core_kwargs, *(core_kwargs.get("per_key") or {}).values()):
+                settings["freeze_encoder"] = False
         logger.info("the encoder is trained from here on, and training reads pixels")
 
     def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:

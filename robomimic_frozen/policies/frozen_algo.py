@@ -65,6 +65,13 @@ class FrozenAlgo:
         normalized = {group: {**self._normalization.observations(batch[group]), **found} for group, found in features.items()}
         return {**batch, **normalized, "actions": self._normalization.actions(batch["actions"])}
 
+    def train_on_batch(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Train as robomimic does, the frames of each sequence with one shift of their maps."""
+        frames = {value.shape[1] for key, value in batch["obs"].items() if ObsUtils.key_is_obs_modality(key, "rgb") and value.ndim == 5}
+        for backbone in self._backbones():
+            backbone.frames = max(frames, default=1)
+        return super().train_on_batch(batch, *args, **kwargs)  # type: ignore[misc]
+
     def get_action(self, obs_dict: dict[str, Tensor], goal_dict: dict[str, Tensor] | None = None) -> Tensor:
         """Return the next action [B, A] in the units of the dataset, given observations in theirs. Raises ObservationError."""
         self._check_observations(obs_dict)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from robomimic_frozen.config import Selection
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.encoders.spec import EncoderSpec, settings_in
 from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate, require_results
 from robomimic_frozen.features.source import check_dataset, demos_in
@@ -121,12 +121,14 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
 def _weights_digest(config: Config) -> str | None:
     """Return the sha256 of the weights the image encoder starts from; None where its seed or another core decides. Raises WeightsError."""
     encoder = config.observation.encoder.rgb
-    kwargs = encoder.core_kwargs
-    drawn = not kwargs.get("pretrained_encoder", True) and kwargs.get("freeze_encoder", True) is not True
+    settings = settings_in(encoder.core_kwargs)
+    drawn = any(not each.get("pretrained_encoder", True) and each.get("freeze_encoder", True) is not True for each in settings)
     if drawn or encoder.core_class != FrozenResNetCore.__name__:
         return None
-    they_depend_on = {name: kwargs[name] for name in ("rgb_model_name", "pretrained_encoder", "weights") if name in kwargs}
-    return EncoderSpec(**they_depend_on).build().frozen_sha256()  # of all stages, frozen or not
+    depends_on = ("rgb_model_name", "pretrained_encoder", "weights")
+    specs = [EncoderSpec(**{name: each[name] for name in depends_on if name in each}) for each in settings]
+    digests = [spec.build().frozen_sha256() for spec in specs]  # of all stages, frozen or not
+    return digests[0] if len(digests) == 1 else fingerprint(*digests)
 
 
 def filter_key(num_demos: int) -> str:
