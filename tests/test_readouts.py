@@ -174,6 +174,14 @@ def test_readouts_with_weights_share_the_cache_of_maps_and_others_have_that_of_t
     assert grid.build().frozen_dim == 16 * 9 and spec_of(feature_stage="layer2", pool=KEYPOINTS).build().frozen_dim == 16 * 8 * 8
 
 
+def test_the_size_of_a_cache_is_told_before_it_is_made(config_for, caplog):
+    caplog.set_level("INFO")
+    config = config_for(core=READOUTS["keypoints"])
+    TrainUtils.dataset_factory(config, config.all_obs_keys)
+    size = 7 * 7 * 16 * 4  # a map of layer2 of a crop of 28 pixels, in float32
+    assert f"features of obs/{IMAGE}: 12 frames of {size} bytes, 0.0 MB in {config.algo.feature_cache.dir}" in caplog.text
+
+
 @pytest.mark.parametrize("readout", READOUTS)
 def test_the_spec_of_a_cache_made_again_from_its_description_is_of_the_same_cache(readout):
     settings = {key: value for key, value in READOUTS[readout].items() if key != "freeze_encoder"}
