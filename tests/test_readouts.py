@@ -313,6 +313,13 @@ def test_a_stage_that_gives_no_map_is_refused(settings):
         EncoderSpec("small", pretrained_encoder=False, image_shape=(3, 16, 16), feature_stage="layer4", **settings).build()
 
 
+def test_images_that_are_no_multiple_of_a_transformers_patches_are_refused_before_training(config_for):
+    core = {"rgb_model_name": "timm:vit_tiny_patch16_224"}
+    with pytest.raises(ConfigError, match=r"patches of 16 pixels, and would pad those of .*; set core_kwargs.crop_shape to \[16, 16"):
+        check_config(config_for(core=core))
+    assert check_config(config_for(core={**core, "crop_shape": None})) == []
+
+
 def test_a_core_of_any_algorithm_takes_maps_that_are_cached():
     make_config()
     settings = {"feature_stage": "layer2", "pool": KEYPOINTS, "augment": "shift"}

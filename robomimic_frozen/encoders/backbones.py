@@ -32,6 +32,7 @@ class Backbone:
     pool: str = "avg"  # the readout of its map unless a config says otherwise
     mean: tuple[float, float, float] = IMAGENET_MEAN  # channel means of the images it was pretrained on, in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # channel standard deviations of the same images
+    patch_size: int = 1  # in pixels; images whose sides are no multiple of it are padded
     unused_weights: tuple[str, ...] = ()  # prefixes of entries of the weights file that the network does not have: the classifier, say
 
     def stage_index(self, setting: str, stage: Any) -> int:

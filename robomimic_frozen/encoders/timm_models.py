@@ -54,6 +54,7 @@ def _get(name: str) -> Backbone:
         split=_split,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
+        patch_size=network.patch_embed.patch_size[0] if settings["fixed_input_size"] else 1,
         unused_weights=tuple(f"{prefix}." for prefix in ([classifiers] if isinstance(classifiers, str) else classifiers)),
     )
 

@@ -57,6 +57,8 @@ def check_config(config: Config) -> list[str]:
         _check_task(config, entry["path"])
     sizes = sorted(image_sizes) if has_core else []
     specs = [EncoderSpec.from_core_kwargs(of_key(encoder.core_kwargs, key), (3, *size)) for key, size in sizes]
+    for spec in specs:
+        _check_patches(spec)
     return [*dict.fromkeys(doubt for spec in specs if (doubt := small_crop(spec))), *large_actions(config)]
 
 
@@ -76,6 +78,14 @@ def needs_of(config: Config) -> Needs:
 def image_keys(config: Config) -> set[str]:
     """Return the obs keys of a config that are RGB images."""
     return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
+
+
+def _check_patches(spec: EncoderSpec) -> None:
+    patch, sides = spec.backbone.patch_size, spec.preprocessing().output_size
+    if any(side % patch for side in sides):
+        setting, near = "crop_shape" if spec.crop_shape else "resize_shape", [max(patch, side // patch * patch) for side in sides]
+        what = f"{spec.backbone.name} takes images in patches of {patch} pixels, and would pad those of {list(sides)}"
+        raise ConfigError(f"{what}; set core_kwargs.{setting} to {near}")
 
 
 def _check_names(where: str, names: Any) -> None:
