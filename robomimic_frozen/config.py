@@ -23,6 +23,15 @@ def datasets_of(config: Any) -> list[Mapping[str, Any]]:
     return [{"path": data}] if isinstance(data, str) else list(data or ())
 
 
+def place_in(config: Mapping[str, Any], path: str) -> tuple[Any, str]:
+    """Return the section that a path such as 'train.batch_size' leads to, empty where a config does not have it, and the key in it."""
+    *sections, key = path.split(".")
+    place: Any = config
+    for name in sections:
+        place = place.get(name, {}) if isinstance(place, Mapping) else {}
+    return (place if isinstance(place, Mapping) else {}), key
+
+
 class Selection(NamedTuple):
     """Which demos of one file a run takes: those of a filter key, or all; of them the first so many, or all."""
 

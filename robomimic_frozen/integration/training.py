@@ -23,7 +23,7 @@ import torch
 from robomimic.config.config import Config
 from robomimic.utils.dataset import SequenceDataset
 
-from robomimic_frozen.config import datasets_of
+from robomimic_frozen.config import datasets_of, place_in
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
@@ -125,8 +125,7 @@ def _resolve_paths(config: Config) -> None:
         elif config.train.data:
             config.train.data = [{**entry, "path": _absolute(local_path(entry["path"]))} for entry in datasets_of(config)]
         for path in _PATHS:
-            *sections, key = path.split(".")
-            section: Any = functools.reduce(lambda outer, name: outer.get(name, {}), sections, config)
+            section, key = place_in(config, path)
             value = section.get(key)
             if isinstance(value, str) and not is_url(value):
                 section[key] = _absolute(Path(value))

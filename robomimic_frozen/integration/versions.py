@@ -10,7 +10,7 @@ from typing import Any, Final
 import robomimic.utils.dataset
 from robomimic.config.config import Config
 
-from robomimic_frozen.config import MADE_BY_ROBOMIMIC
+from robomimic_frozen.config import MADE_BY_ROBOMIMIC, place_in
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.utils.machine import installed_version
 
@@ -51,11 +51,7 @@ def drop_what_is_done_anyway(settings: Mapping[str, Any], config: Config, where:
         ConfigError: it does something else; the message begins with `where`.
     """
     for path, done in _SINCE_0_5.items():
-        *sections, key = path.split(".")
-        found: Any = settings
-        known: Any = config
-        for section in sections:
-            found, known = found.get(section, {}), known.get(section, {})
+        (found, key), (known, _) = place_in(settings, path), place_in(config, path)
         if key in found and key not in known and found.pop(key) != done:
             raise ConfigError(f"{where}: {path} is not {done}, which {_NEEDED}")
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from robomimic_frozen.config import place_in
 from robomimic_frozen.errors import ConfigError
 
 Range = tuple[Callable[[Any], bool], str]
@@ -82,9 +83,8 @@ def check_ranges(config: Any, is_trained: bool = False) -> None:
     """Raise ConfigError for the first setting of a config that is out of its range; `is_trained` says that it is to act and no more."""
     ranges = ACTING if is_trained else {**ACTING, **TRAINING, **(ROLLOUTS if config.experiment.rollout.enabled else {})}
     for path, (is_in, choose) in ranges.items():
-        value = config
-        for key in path.split("."):
-            value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        section, key = place_in(config, path)
+        value = section.get(key, _ABSENT)
         # Other algorithms have sections of the same name, such as the `algo.horizon` of robomimic's diffusion policy.
         if value is not _ABSENT and not isinstance(value, Mapping) and not is_in(value):
             raise ConfigError(f"{path} is {json.dumps(value)}; {choose}")
