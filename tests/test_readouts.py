@@ -8,6 +8,7 @@ import robomimic.utils.train_utils as TrainUtils
 import torch
 from policies import change_settings, make_config
 from robomimic.algo import algo_factory
+from robomimic.config import config_factory
 from robomimic_versions import as_train_data
 from small_datasets import IMAGE, POSITION, write_dataset
 from torch import nn
@@ -57,8 +58,7 @@ def config_for(dataset, tmp_path):
         if algo == "fbc_frozen":
             config = make_config(horizon=2, act_steps=1, precision="float32", obs_steps=changes.pop("algo__obs_steps", 1))
         else:
-            small = make_config()
-            config = robomimic_frozen_config(algo, small)
+            config = config_like(make_config(), algo)
         config.train.data, config.train.cuda, config.train.batch_size = as_train_data(dataset), False, 4
         cache = {"enabled": cached, "dir": str(tmp_path / "cache"), "cached_crops": 0, "dtype": "float32"}
         of_core = {f"{CORE}{key}": value for key, value in {"random_crop": False, "crop_shape": [28, 28], **(core or {})}.items()}
@@ -69,10 +69,8 @@ def config_for(dataset, tmp_path):
     return make
 
 
-def robomimic_frozen_config(algo, like):
+def config_like(like, algo):
     """The config of another algorithm, with the encoder of this one."""
-    from robomimic.config import config_factory
-
     config = config_factory(algo)
     config.observation.modalities.obs.update({"low_dim": [POSITION], "rgb": [IMAGE]})
     config.observation.encoder.rgb.core_kwargs.update(like.observation.encoder.rgb.core_kwargs)

@@ -68,12 +68,12 @@ def make_reading(stage: str, setting: str | Mapping[str, Any], grid_size: Sequen
 
     `grid_size` is a parameter of those readouts that have one of that name. Raises ConfigError for unknown names of either kind.
     """
-    given = {"name": setting} if isinstance(setting, str) else dict(setting) if isinstance(setting, Mapping) else {"name": setting}
+    given = dict(setting) if isinstance(setting, Mapping) else {"name": setting}
     name = given.pop("name", None)
     taken = list(inspect.signature(get_readout(name).build).parameters)[1:]  # but the shape of the map
     for key in given.keys() - taken:
         raise ConfigError(f"pool {name!r} has no parameter {key!r}; {did_you_mean(key, taken, 'it has: ' + (', '.join(taken) or 'none'))}")
-    defaults = {"grid_size": tuple(grid_size)} if "grid_size" in taken else {}
+    defaults = {"grid_size": grid_size} if "grid_size" in taken else {}
     return Reading.of(stage, str(name), {**defaults, **given})
 
 

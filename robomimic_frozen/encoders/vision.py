@@ -100,7 +100,8 @@ class VisionBackbone(nn.Module):
             self.kept += [Reading(stage, MAP)] if stage in self._map_shapes else of_stage
         vectors = self._vectors(maps)
         self._kept_dims = [vector.shape[1] for vector in vectors]
-        self._frozen_kept_dim, self._boundary_shape = sum(vector.shape[1] for vector in self._vectors(frozen)), boundary.shape[1:]
+        self._boundary_shape = boundary.shape[1:]
+        self._frozen_kept_dim = sum(dim for reading, dim in zip(self.kept, self._kept_dims, strict=True) if reading.stage in frozen)
         self.frozen_dim = self._frozen_kept_dim + (0 if self.is_frozen else boundary.numel())
         self.feature_dim = self._read(torch.cat(vectors, dim=1), None).shape[1]
         for module, mode in modes.items():

@@ -24,13 +24,13 @@ def demos_in(path: str | Path, filter_key: str | None = None) -> tuple[str, ...]
     Raises DatasetError, also for a filter key that names none, one twice, or one that is not there.
     """
     with hdf5.opened(path) as file:
-        return _demos_of(path, file, filter_key)
+        return _demos_of(file, Selection(str(path), filter_key))
 
 
 def each_demo(selection: Selection) -> Generator[h5py.Group, None, None]:
     """Yield the groups of the selected demos, in that order, from one open file. Raises DatasetError."""
     with hdf5.opened(selection.path) as file:
-        for name in _demos_of(selection.path, file, selection.filter_key)[: selection.limit]:
+        for name in _demos_of(file, selection):
             yield hdf5.group_in(file["data"], name)
 
 
@@ -40,11 +40,11 @@ def check_dataset(selection: Selection, needs: Needs) -> ChosenDemos:
     Raises DatasetError, which names the demo, unless they are of a robomimic dataset and have what training needs.
     """
     with hdf5.opened(selection.path) as file:
-        demos = _demos_of(selection.path, file, selection.filter_key)[: selection.limit]
-        return rules.check_demos(hdf5.group_in(file, "data"), demos, needs)
+        return rules.check_demos(hdf5.group_in(file, "data"), _demos_of(file, selection), needs)
 
 
-def _demos_of(path: str | Path, file: h5py.File, filter_key: str | None) -> tuple[str, ...]:
+def _demos_of(file: h5py.File, selection: Selection) -> tuple[str, ...]:
+    path, filter_key, limit = selection
     data = hdf5.find_group(file, "data")
     names = present = [] if data is None else hdf5.members(data)
     if data is None or not present or hdf5.attribute(data, "env_args") is None:
@@ -55,7 +55,7 @@ def _demos_of(path: str | Path, file: h5py.File, filter_key: str | None) -> tupl
             raise fault.error(str(path), f"filter key {filter_key}")
     for name, fault in rules.name_faults(names):
         raise fault.error(str(path), f"data/{name}")
-    return tuple(names[place] for place in rules.order_of(names))
+    return tuple(names[place] for place in rules.order_of(names))[:limit]
 
 
 def _named_by(path: str | Path, file: h5py.File, filter_key: str) -> list[str]:

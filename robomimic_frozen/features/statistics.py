@@ -12,7 +12,7 @@ import numpy as np
 
 from robomimic_frozen.config import Selection
 from robomimic_frozen.errors import MalformedError
-from robomimic_frozen.features.rules import num_samples
+from robomimic_frozen.features.rules import num_samples, shape_fault
 from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.utils import hdf5
 
@@ -87,9 +87,8 @@ class _Sum:
         if not self.count:
             self.mean = self.squares = np.zeros(values.shape[1:])
             self.low, self.high = np.full(values.shape[1:], np.inf), np.full(values.shape[1:], -np.inf)
-        elif values.shape[1:] != self.mean.shape:
-            what = f"is {list(values.shape[1:])} at each step, and {list(self.mean.shape)} in earlier demos"
-            raise _malformed(demo, key, what, "convert all demos in the same way")
+        elif (fault := shape_fault(values.shape[1:], self.mean.shape, "earlier demos")) is not None:
+            raise _malformed(demo, key, fault.what, fault.remedy)
         if not len(values):
             return
         total = self.count + len(values)

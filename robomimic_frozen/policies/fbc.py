@@ -97,7 +97,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
         if settings.optimizer_type != "adamw":
             raise ConfigError(f"algo.optim_params.policy.optimizer_type is {settings.optimizer_type!r}; choose 'adamw'")
         self._trainable = trainable(self.nets["policy"])
-        in_backbone = {id(parameter) for vision in self._backbones() for parameter in vision.stages.parameters()}
+        in_backbone = {id(parameter) for vision in self._backbones for parameter in vision.stages.parameters()}
         encoder = [parameter for parameter in self._trainable.values() if id(parameter) in in_backbone]
         policy = [parameter for parameter in self._trainable.values() if id(parameter) not in in_backbone]
         self.optimizers = {"policy": optimization.make_optimizer(policy, encoder, settings, fused=self.device.type in ("cpu", "cuda"))}
@@ -107,9 +107,9 @@ class FBC(FrozenAlgo, PolicyAlgo):
 
     def _unfreeze_encoder(self) -> None:
         """Go on with every backbone trainable. The config says so from here on, to the dataset and to checkpoints."""
-        if not any(vision.frozen_stages for vision in self._backbones()):
+        if not any(vision.frozen_stages for vision in self._backbones):
             return
-        for vision in self._backbones():
+        for vision in self._backbones:
             vision.unfreeze()
         new = {name: p for name, p in trainable(self.nets["policy"]).items() if name not in self._trainable}
         self._trainable |= new

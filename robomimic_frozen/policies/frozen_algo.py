@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -50,9 +51,10 @@ class FrozenAlgo:
         if setting not in ("include", "reference"):
             raise ConfigError(f"algo.checkpoint.frozen_weights is {setting!r}; choose 'include' or 'reference'")
         if setting == "reference":
-            for backbone in self._backbones():
+            for backbone in self._backbones:
                 backbone.refer_to_weights()
 
+    @functools.cached_property  # for it is asked for at each step, and looks at every module
     def _backbones(self) -> list[VisionBackbone]:
         return [module for module in self.nets.modules() if isinstance(module, VisionBackbone)]
 
@@ -67,9 +69,10 @@ class FrozenAlgo:
 
     def train_on_batch(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Train as robomimic does, the frames of each sequence with one shift of their maps."""
-        frames = {value.shape[1] for key, value in batch["obs"].items() if ObsUtils.key_is_obs_modality(key, "rgb") and value.ndim == 5}
-        for backbone in self._backbones():
-            backbone.frames = max(frames, default=1)
+        sequences = (value for key, value in batch["obs"].items() if ObsUtils.key_is_obs_modality(key, "rgb") and value.ndim == 5)
+        frames = next((value.shape[1] for value in sequences), 1)
+        for backbone in self._backbones:
+            backbone.frames = frames
         return super().train_on_batch(batch, *args, **kwargs)  # type: ignore[misc]
 
     def get_action(self, obs_dict: dict[str, Tensor], goal_dict: dict[str, Tensor] | None = None) -> Tensor:
