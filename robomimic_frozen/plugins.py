@@ -19,6 +19,7 @@ BUILTIN_PLUGINS: Final = (
     "robomimic_frozen.encoders.resnet",
     "robomimic_frozen.encoders.efficientnet_lite",
     "robomimic_frozen.encoders.timm_models",
+    "robomimic_frozen.encoders.presets",
     "robomimic_frozen.encoders.readouts",
     "robomimic_frozen.policies.networks",
     "robomimic_frozen.policies.chiunet",

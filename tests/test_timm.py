@@ -44,12 +44,11 @@ def test_every_stage_gives_the_activation_timm_gives(name, suffix, weights_of):
         torch.testing.assert_close(vision(IMAGES), activation.mean((2, 3)), atol=1e-4, rtol=1e-4)
 
 
-def test_a_vision_transformer_is_one_stage_and_takes_small_images(weights_of):
+def test_a_vision_transformer_takes_small_images(weights_of):
     name = "vit_tiny_patch16_224"
     core = FrozenResNetCore(
         (3, 84, 84), rgb_model_name=f"timm:{name}", weights=str(weights_of(name)), crop_shape=[76, 76], pool="grid", emb_dim=16
     )
-    assert get_backbone(f"timm:{name}").stages == ("final",)
     assert get_backbone(f"timm:{name}").mean == (0.5, 0.5, 0.5)
     assert core(torch.rand(2, 3, 84, 84)).shape == (2, 16)
 
@@ -92,3 +91,39 @@ def test_looking_a_network_up_for_the_first_time_draws_no_random_number():
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert drawn == torch.rand(1)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224"])
+def test_a_transformers_class_token_is_one_more_feature(name):
+    backbone = get_backbone(f"timm:{name}")
+    size = 8 * backbone.patch_size
+    images = torch.rand(2, 3, size, size)
+    options = {"pretrained_encoder": False, "image_shape": (3, size, size), "imagenet_norm": False}
+    vision = EncoderSpec(backbone.name, feature_stage=["final", "class_token"], pool=["grid", "avg"], **options).build()
+    assert (backbone.stages, backbone.feature_stage) == (("final", "class_token"), "final")
+
+    network = vision.stages["final"].network
+    tokens = network.forward_features(images)
+    patches = network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+    expected = torch.cat([torch.nn.functional.adaptive_avg_pool2d(patches, 3).flatten(1), tokens[:, 0]], dim=1)
+    torch.testing.assert_close(vision(images), expected)
+
+
+def test_a_class_token_stays_as_it_is_where_the_map_beside_it_is_shifted():
+    settings = {"feature_stage": ["final", "class_token"], "pool": ["spatial_softmax", "avg"], "augment": "shift"}
+    vision = EncoderSpec("timm:vit_tiny_patch16_224", pretrained_encoder=False, image_shape=(3, 80, 80), **settings).build()
+    images = torch.rand(2, 3, 80, 80)
+    moved, still = vision.train()(images), vision.eval()(images)
+    assert not torch.equal(moved[:, :-192], still[:, :-192])
+    torch.testing.assert_close(moved[:, -192:], still[:, -192:])
+
+
+def test_a_class_token_has_no_positions_to_find():
+    settings = {"feature_stage": "class_token", "pool": "attention", "pretrained_encoder": False}
+    with pytest.raises(ConfigError, match="stage 'class_token' of timm:vit_tiny_patch16_224 gives no map, which pool or augment needs"):
+        EncoderSpec("timm:vit_tiny_patch16_224", **settings).build()
+
+
+def test_a_file_of_other_patches_is_refused_and_not_resampled(weights_of):
+    with pytest.raises(WeightsError, match=r"has patches of \[384, 3, 16, 16\], and the network of \[384, 3, 32, 32\]"):
+        EncoderSpec("timm:vit_small_patch32_224", weights=weights_of("vit_small_patch16_224")).build()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,17 @@ class Backbone:
     # the network with its weights.
     fetch_weights: Callable[[], Path] | None
     stages: tuple[str, ...] = ("final",)  # names of its stages, in the order in which images pass them
-    # The network in pieces, one for each stage: normalised images [B, 3, H, W] -> [B, C, h, w] or [B, C], and so on.
+    # The network in pieces, one for each stage: normalised images [B, 3, H, W] -> a map [B, C, h, w], a vector [B, C], or tokens
+    # [B, n + h * w, C], those of the patches last; and so on.
     split: Callable[[nn.Module], Iterable[nn.Module]] = lambda network: (network,)
     feature_stage: str | None = None  # the stage whose activation is the feature unless a config says otherwise; None for the last
     pool: str = "avg"  # the readout of its map unless a config says otherwise
     mean: tuple[float, float, float] = IMAGENET_MEAN  # channel means of the images it was pretrained on, in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # channel standard deviations of the same images
     patch_size: int = 1  # in pixels; images whose sides are no multiple of it are padded
+    image_size: int | None = None  # the height and width to which images are resized unless a config says otherwise; None for not at all
+    # Reads a file of weights for a network: the entries of its state dict. None where a file holds these and nothing around them.
+    read_weights: Callable[[Path, nn.Module], Mapping[str, Any]] | None = None
     unused_weights: tuple[str, ...] = ()  # prefixes of entries of the weights file that the network does not have: the classifier, say
 
     def stage_index(self, setting: str, stage: Any) -> int:

@@ -99,7 +99,9 @@ class _Function(nn.Module):
 
 
 def grid_average(activation: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    """Return the means over rows x columns regions; [B, C, h, w] -> [B, C * rows * columns]."""
+    """Return the means over rows x columns regions; [B, C, h, w] -> [B, C * rows * columns], or [B, C] of the one position of a vector."""
+    if activation.shape[-2:] == (1, 1):
+        return activation.flatten(1)
     return F.adaptive_avg_pool2d(activation, grid_size).flatten(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torchvision.models
 from torch import nn
@@ -13,14 +13,18 @@ from robomimic_frozen.encoders.backbones import Backbone
 from robomimic_frozen.encoders.weights import fetch_from_hub
 from robomimic_frozen.plugins import hookimpl
 
+STAGES: Final = ("layer1", "layer2", "layer3", "layer4")
 
-def _build(name: str) -> nn.Module:
+
+def build(name: str) -> nn.Module:
+    """Make a ResNet of torchvision without its classifier."""
     network = torchvision.models.get_model(name, weights=None)
     network.fc = nn.Identity()
     return network
 
 
-def _split(network: Any) -> tuple[nn.Module, ...]:
+def split(network: Any) -> tuple[nn.Module, ...]:
+    """Return a ResNet in pieces, one for each of `STAGES`."""
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
     return nn.Sequential(stem, network.layer1), network.layer2, network.layer3, network.layer4
 
@@ -35,10 +39,10 @@ def frozen_backbones() -> list[Backbone]:
     return [
         Backbone(
             name,
-            functools.partial(_build, name),
+            functools.partial(build, name),
             functools.partial(_fetch_weights, name),
-            stages=("layer1", "layer2", "layer3", "layer4"),
-            split=_split,
+            stages=STAGES,
+            split=split,
             unused_weights=("fc.",),
         )
         for name in ("resnet18", "resnet34", "resnet50")

