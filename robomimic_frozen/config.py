@@ -76,7 +76,7 @@ class _FrozenImages:
         self.algo.feature_cache.dir = None  # folder of the caches; None for ~/.cache/robomimic_frozen
         self.algo.feature_cache.cached_crops = 8  # random crops of each image, besides the central one
         self.algo.feature_cache.crop_seed = 0  # of their positions
-        self.algo.feature_cache.dtype = "float16"  # as the features are stored; "float32" computes them in it, too
+        self.algo.feature_cache.dtype = "float16"  # as the features are stored; "float32" computes them in it, too; "int8" is half as large
         self.algo.checkpoint.frozen_weights = "include"  # or "reference": name them by sha256, and restore from their file
 
     def observation_config(self) -> None:

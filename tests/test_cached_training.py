@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import random
+import re
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 import robomimic_frozen
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
+from robomimic_frozen.features.int8 import to_int8
 from robomimic_frozen.features.store import FeatureStore
 from robomimic_frozen.integration.cached_training import precompute
 
@@ -248,6 +251,17 @@ def test_goals_are_the_last_next_observations(make_config, lift_dataset, tmp_pat
     [
         ({"algo__feature_cache__enabled": False}, "enabled is false"),
         ({"observation__encoder__rgb__obs_randomizer_class": "CropRandomizer"}, "randomizer CropRandomizer"),
+        (
+            {
+                "observation__encoder__rgb__obs_randomizer_class": "ColorRandomizer",
+                "observation__encoder__rgb__obs_randomizer_kwargs": {"num_samples": 2},
+            },
+            "randomizer ColorRandomizer with its num_samples",
+        ),
+        (
+            {"observation__encoder__rgb__obs_randomizer_class": "ColorRandomizer", "algo__feature_cache__cached_crops": 0},
+            "cached_crops is 0, which leaves nothing for the randomizer ColorRandomizer",
+        ),
         ({"observation__encoder__rgb__core_class": "VisualCore"}, "VisualCore is not FrozenResNetCore"),
         ({"observation__encoder__rgb__core_kwargs__freeze_encoder": False}, "encoder is not frozen"),
     ],
@@ -256,6 +270,84 @@ def test_where_features_would_be_wrong_pixels_are_read_and_the_reason_is_logged(
     caplog.set_level("INFO")
     assert type(make_dataset(make_config(**changes))) is ActionKeysDataset
     assert reason in caplog.text
+
+
+def colours(**arguments):
+    rgb = "observation__encoder__rgb"
+    return {f"{rgb}__obs_randomizer_class": "ColorRandomizer", f"{rgb}__obs_randomizer_kwargs": {"crop_height": 5, **arguments}}
+
+
+def test_images_that_passed_robomimics_randomizer_are_cached_beside_one_that_did_not(make_config):
+    plain, coloured = make_dataset(make_config()), make_dataset(make_config(**colours(hue=None)))
+    assert type(coloured) is CachedFeatureDataset
+    stored, as_they_are = coloured.features[f"obs/{IMAGE}"], plain.features[f"obs/{IMAGE}"]
+    assert stored.shape[1] == 3
+    np.testing.assert_array_equal(stored[:, 0], as_they_are[:, 0])
+    assert all(not np.array_equal(stored[0, variant], stored[0, 0]) for variant in (1, 2))
+
+    # Brightness 0 makes black images, whatever else is drawn: so the variants are of images that have passed it.
+    black = make_dataset(make_config(**colours(brightness=[0, 0], contrast=None, saturation=None, hue=None))).features[f"obs/{IMAGE}"]
+    np.testing.assert_array_equal(black[0, 1], black[-1, 2])
+
+
+def test_what_a_randomizer_draws_is_drawn_again_and_leaves_other_random_numbers_alone(make_config, tmp_path):
+    features = []
+    for number in range(2):
+        random.seed(number)
+        torch.manual_seed(number)
+        before = random.getstate()
+        dataset = make_dataset(make_config(algo__feature_cache__dir=str(tmp_path / str(number)), **colours()))
+        assert random.getstate() == before
+        features.append(dataset.features[f"obs/{IMAGE}"])
+    np.testing.assert_array_equal(*features)
+    other = make_dataset(make_config(algo__feature_cache__dir=str(tmp_path / "0"), **colours(brightness=0.1))).features[f"obs/{IMAGE}"]
+    assert not np.array_equal(other[:, 1], features[0][:, 1])
+
+
+def test_cached_features_pass_no_randomizer(make_config):
+    losses = []
+    for settings in ({}, colours()):
+        torch.manual_seed(0)
+        policy = algo_factory("fbc_frozen", make_config(**settings), dict(SHAPES), 7, torch.device("cpu"))
+        policy.set_train()
+        batch = next(iter(DataLoader(make_dataset(make_config()), batch_size=4)))
+        torch.manual_seed(1)
+        losses.append(policy.log_info(policy.train_on_batch(policy.process_batch_for_training(batch), epoch=1))["Loss"])
+    assert losses[0] == losses[1]
+
+
+def test_int8_takes_a_quarter_of_float32_and_says_how_much_it_differs(make_config, caplog, tmp_path):
+    caplog.set_level("INFO")
+    exact = make_dataset(make_config())
+    small = make_dataset(make_config(algo__feature_cache__dtype="int8", algo__feature_cache__dir=str(tmp_path)))
+    stored, expected = small.features[f"obs/{IMAGE}"], exact.features[f"obs/{IMAGE}"]
+    assert (stored.shape, len(stored)) == (expected.shape, len(expected))
+    scales = 4 * len(small.demos) * expected.shape[2]
+    assert stored.nbytes == expected.nbytes // 4 + scales
+
+    difference = stored[:] - expected
+    shares = [np.sqrt(np.square(difference[demo]).mean() / np.square(expected[demo]).mean()) for demo in demo_slices(small)]
+    assert 0 < max(shares) < 0.01
+    logged = float(re.search(r"int8 differs from them by ([\d.]+) % at most", caplog.text)[1])
+    # What is logged is of features that bfloat16 may have rounded before; those of float32 it has not.
+    assert logged == pytest.approx(100 * max(to_int8(expected[demo])[1] for demo in demo_slices(small)), abs=0.02)
+
+
+def demo_slices(dataset):
+    ends = np.cumsum([dataset._demo_id_to_demo_length[demo] for demo in dataset.demos])
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+@pytest.mark.parametrize("seq_length", [1, 16])
+def test_batches_of_int8_are_those_of_float32_but_for_its_error(seq_length, make_config):
+    crops = {"observation__encoder__rgb__core_kwargs__random_crop": True, "algo__feature_cache__cached_crops": 3}
+    crops["train__seq_length"] = seq_length
+    exact, small = (make_dataset(make_config(algo__feature_cache__dtype=dtype, **crops)) for dtype in ("float32", "int8"))
+    for dataset in (small, pickle.loads(pickle.dumps(small))):
+        numbers = list(range(0, len(dataset), 7))
+        batch, expected = (each.__getitems__(numbers)[0].tensors["obs"][IMAGE] for each in (dataset, exact))
+        assert (batch.dtype, batch.shape) == (torch.float32, expected.shape)
+        assert ((batch - expected).square().mean() / expected.square().mean()).sqrt() < 0.01
 
 
 def test_precompute_extracts_all_that_training_reads(make_config, tmp_path, monkeypatch):

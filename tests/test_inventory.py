@@ -34,6 +34,18 @@ def cache(dataset, tmp_path):
     return ensure_features(spec, ImageSource(dataset, ("demo_0",), KEY), root=tmp_path / "cache", device=torch.device("cpu")).folder
 
 
+def test_verify_confirms_a_cache_of_int8(dataset, tmp_path, capsys):
+    spec = EncoderSpec(pretrained_encoder=False, image_shape=(3, 40, 40), crop_shape=(32, 32), cached_crops=1, dtype="int8")
+    folder = ensure_features(spec, ImageSource(dataset, ("demo_0",), KEY), root=tmp_path / "int8", device=torch.device("cpu")).folder
+    assert run("verify", folder) == 0
+    assert "good (cosine similarity" in capsys.readouterr().out
+    with (folder / "features.bin").open("r+b") as file:
+        file.seek(5)  # in the scales
+        file.write(b"\x7f")
+    assert run("verify", folder) == 1
+    assert "damaged: the checksum of demo_0 differs" in capsys.readouterr().out
+
+
 @pytest.fixture
 def others(cache):
     """An unfinished one and one that is damaged."""

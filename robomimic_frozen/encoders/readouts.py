@@ -41,8 +41,7 @@ class Reading:
     @classmethod
     def of(cls, stage: str, readout: str, parameters: Mapping[str, Any]) -> Reading:
         """Make one with parameters as JSON has them."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
-        return cls(stage, readout, tuple(sorted(values.items())))
+        return cls(stage, readout, as_pairs(parameters))
 
     def build(self, map_shape: tuple[int, int, int]) -> nn.Module:
         """Make the module for maps of this shape. Raises ConfigError if the readout does not take its parameters."""
@@ -52,6 +51,11 @@ class Reading:
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:  # what torch and robomimic raise for sizes
             raise ConfigError(f"pool is {self.readout!r}, which takes no {dict(self.parameters)} ({error}); correct them") from error
         return made if isinstance(made, nn.Module) else _Function(made)
+
+
+def as_pairs(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return parameters as JSON has them in a form that can be hashed, and of which `dict` makes them again."""
+    return tuple(sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in parameters.items()))
 
 
 def get_readout(name: object) -> Readout:

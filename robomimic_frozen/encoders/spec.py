@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, two_sizes
-from robomimic_frozen.encoders.readouts import MAP, Reading, check_emb_dim, make_reading
+from robomimic_frozen.encoders.readouts import MAP, Reading, as_pairs, check_emb_dim, make_reading
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.utils.files import fingerprint
+
+Randomizer: TypeAlias = tuple[str, Mapping[str, Any]]
+"""The name of a class of robomimic's randomizers, and its arguments but the shape of the images."""
 
 # The fields that a description has under the same names.
 _DESCRIBED: Final = ("resize_shape", "crop_shape", "cached_crops", "crop_seed", "dtype")
@@ -47,9 +50,10 @@ class EncoderSpec:
     map_noise: float = 0.0  # in training: standard deviation of noise on maps, as a share of that of each map
     map_drop: float = 0.0  # in training: the share of positions of maps that are set to zero
     image_shape: Sequence[int] = (3, 84, 84)  # of one image
-    cached_crops: int = 0  # random crops that are cached of each image besides the central one
-    crop_seed: int = 0  # of the positions of those crops
-    dtype: str = "float16"  # or 'float32', as the features are stored
+    randomizers: Sequence[Randomizer] = ()  # of robomimic, which change what is cached besides the central crop
+    cached_crops: int = 0  # random crops that are cached of each image besides the central one, each changed by the randomizers
+    crop_seed: int = 0  # of the positions of those crops, and of the randomizers
+    dtype: str = "float16"  # or 'float32' or 'int8', as the features are stored
     # The backbone of that name, or one that no plugin lists.
     backbone: Backbone = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
 
@@ -72,8 +76,8 @@ class EncoderSpec:
             raise ConfigError(f"map_noise is {self.map_noise!r}; choose 0 (for none) or more")
         if not isinstance(self.map_drop, (int, float)) or not 0 <= self.map_drop < 1:
             raise ConfigError(f"map_drop is {self.map_drop!r}; choose 0 (for none) or more, and less than 1")
-        if self.dtype not in ("float16", "float32"):
-            raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16' or 'float32'")
+        if self.dtype not in ("float16", "float32", "int8"):
+            raise ConfigError(f"algo.feature_cache.dtype is {self.dtype!r}; choose 'float16', 'float32' or 'int8'")
         for name in ("cached_crops", "crop_seed"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ConfigError(f"algo.feature_cache.{name} is {getattr(self, name)}; choose 0 or more")
@@ -93,7 +97,8 @@ class EncoderSpec:
             "pool": readings,
             "grid_size": grid_size,
             "image_shape": image_shape,
-            "cached_crops": self.cached_crops if preprocessing.crop_shape is not None and preprocessing.random_crop else 0,
+            "randomizers": tuple((name, as_pairs(dict(given))) for name, given in self.randomizers),
+            "cached_crops": self.cached_crops if self.randomizers or (preprocessing.crop_shape and preprocessing.random_crop) else 0,
             "backbone": backbone,
         }
         for name, value in normalised.items():
@@ -113,12 +118,13 @@ class EncoderSpec:
 
     @classmethod
     def from_core_kwargs(
-        cls, core_kwargs: Mapping[str, Any], image_shape: Sequence[int], feature_cache: Mapping[str, Any] | None = None
-    ) -> EncoderSpec:
+        cls, core_kwargs: Mapping[str, Any], image_shape: Sequence[int], feature_cache: Mapping[str, Any] | None = None,
+        randomizers: Sequence[Randomizer] = (),
+    ) -> EncoderSpec:  # fmt: skip
         """Make the spec of a config's `core_kwargs` and, where it is given, `algo.feature_cache`. Raises as `check_core_kwargs`."""
         check_core_kwargs(core_kwargs)
         cached = {name: feature_cache[name] for name in ("cached_crops", "crop_seed", "dtype")} if feature_cache is not None else {}
-        return cls(**_own_fields(core_kwargs), **cached, image_shape=image_shape)
+        return cls(**_own_fields(core_kwargs), **cached, randomizers=randomizers, image_shape=image_shape)
 
     @property
     def augments_maps(self) -> bool:
@@ -146,6 +152,7 @@ class EncoderSpec:
             "normalize": self.imagenet_norm,
             "feature_dim": network.frozen_dim,
             **_described(network.kept, self.grid_size),
+            **({"randomizers": [(name, dict(given)) for name, given in self.randomizers]} if self.randomizers else {}),
             **{name: getattr(self, name) for name in _DESCRIBED},
         }
 
@@ -165,6 +172,7 @@ class EncoderSpec:
             feature_stage=description["feature_stages"],
             pool=_readings_of(description["pool"]),
             grid_size=description["grid_size"],
+            randomizers=description.get("randomizers", ()),
             image_shape=image_shape,
             **{name: description[name] for name in _DESCRIBED},
         )
@@ -172,7 +180,7 @@ class EncoderSpec:
 
 # Larger than any crop: what an image without a size is checked with.
 _ANY_SIZE: Final = 2**30
-_NOT_IN_CORE_KWARGS: Final = ("image_shape", "cached_crops", "crop_seed", "dtype", "backbone")
+_NOT_IN_CORE_KWARGS: Final = ("image_shape", "randomizers", "cached_crops", "crop_seed", "dtype", "backbone")
 CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim", "per_key")
 """The keys of `observation.encoder.rgb.core_kwargs`."""
 

@@ -16,6 +16,8 @@ import torch
 from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from robomimic_frozen.features.int8 import Int8Features
+
 
 @dataclass(frozen=True)
 class GatheredBatch:
@@ -69,7 +71,7 @@ class CachedFeatureDataset(ActionKeysDataset):
 
     Args:
         features: 'obs/<obs key>' or 'next_obs/<obs key>' -> features [frames of all demos, 1 + cached_crops, F] of the demos this
-            dataset serves, in their order.
+            dataset serves, in their order, as a cache has them.
         obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
         encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
@@ -83,7 +85,7 @@ class CachedFeatureDataset(ActionKeysDataset):
         hdf5_path: str,
         obs_keys: Sequence[str],
         *args: Any,
-        features: Mapping[str, np.ndarray],
+        features: Mapping[str, np.ndarray | Int8Features],
         obs_frames: int | None,
         random_crops: bool,
         encoder_is_frozen: Callable[[], bool],
@@ -156,12 +158,14 @@ class CachedFeatureDataset(ActionKeysDataset):
         images = {key: self._gather_features(self.features[f"{group}/{key}"], frames, crops) for key in self.image_keys}
         return {key: _take(array, frames) for key, array in self._arrays[group].items()} | images
 
-    def _gather_features(self, features: np.ndarray, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
+    def _gather_features(self, features: np.ndarray | Int8Features, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
         variants = features.shape[1]
-        rows = torch.from_numpy(frames * variants)
+        chosen = np.zeros_like(frames)
         if self.random_crops and variants > 1:
-            rows += torch.randint(1, variants, rows.shape, generator=crops)
-        return _take(features.reshape(-1, features.shape[2]), rows.numpy())[..., None, None]
+            chosen = torch.randint(1, variants, frames.shape, generator=crops).numpy()
+        if isinstance(features, Int8Features):
+            return torch.from_numpy(features.take(frames, chosen))[..., None, None]
+        return _take(features.reshape(-1, features.shape[2]), frames * variants + chosen)[..., None, None]
 
     def _whole_demos(self) -> dict[str, Any]:
         """Return everything but images, as one array [frames of all demos, ...] for each key.
@@ -221,11 +225,21 @@ def _concatenated(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: one([batch[key] for batch in batches]) for key in batches[0]}
 
 
-def _opener(array: np.ndarray) -> Callable[[], np.ndarray]:
-    """Return what gives an array again after it has been pickled; that has no copy of what is mapped from a file."""
+def _opener(features: np.ndarray | Int8Features) -> Callable[[], np.ndarray | Int8Features]:
+    """Return what gives features again after it has been pickled; that has no copy of what is mapped from a file."""
+    if isinstance(features, Int8Features):
+        return functools.partial(_opened_int8, _array_opener(features.rows), features.frames, features.shape[1])
+    return _array_opener(features)
+
+
+def _array_opener(array: np.ndarray) -> Callable[[], np.ndarray]:
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):  # a part of what is mapped does not know which part
         return functools.partial(np.asarray, array)
     return functools.partial(np.memmap, array.filename, array.dtype, "r", array.offset, array.shape)
+
+
+def _opened_int8(opened: Callable[[], np.ndarray], frames: Sequence[int], variants: int) -> Int8Features:
+    return Int8Features(opened(), frames, variants)
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:

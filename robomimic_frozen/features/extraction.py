@@ -6,18 +6,22 @@ import contextlib
 import copy
 import ctypes
 import logging
+import random
+import zlib
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from robomimic.utils.obs_utils import OBS_RANDOMIZERS
 from torch import Tensor
 
 from robomimic_frozen.encoders.preprocessing import crop_at
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.errors import WeightsError
+from robomimic_frozen.features.int8 import to_int8
 from robomimic_frozen.features.source import ImageSource, crop_positions, image_digest
 from robomimic_frozen.utils import machine
 from robomimic_frozen.utils.parallel import worker_state
@@ -31,8 +35,10 @@ _SAMPLE_IMAGES: Final = 32
 
 def extract_demo(
     spec: EncoderSpec, source: ImageSource, weights_sha256: str, device: torch.device | None, threads: int | None, demo: str
-) -> tuple[str, bytes]:
-    """Return the digest of a demo's images, and their features as they are stored. The network is built once in each worker.
+) -> tuple[str, bytes, float]:
+    """Return the digest of a demo's images, their features as they are stored, and the error of that, of int8 as `to_int8` says.
+
+    The network is built once in each worker.
 
     Args:
         device: None for the worker's GPU, if it has one.
@@ -44,7 +50,8 @@ def extract_demo(
     """
     extraction = worker_state(_make_extraction, spec, source, weights_sha256, device, threads)
     images = source.read(demo)
-    return image_digest(images), extraction(source.place_of(demo), images).tobytes()
+    features = extraction(source.place_of(demo), images)
+    return (image_digest(images), *(to_int8(features) if spec.dtype == "int8" else (features.tobytes(), 0.0)))
 
 
 def _make_extraction(
@@ -79,17 +86,18 @@ class FeatureExtraction:
         self.spec = spec
         self.device = device
         self.preprocess = spec.preprocessing().eval()
+        self.randomizers = [OBS_RANDOMIZERS[name](input_shape=spec.image_shape, **dict(given)) for name, given in spec.randomizers]
         # The layout of the shared network must not change under the policy that uses it.
         self.network = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)
         self.precision = self._fastest_safe_precision(sample[:_SAMPLE_IMAGES])
 
     def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:
-        """Return features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8: the central crop first.
+        """Return features [T, 1 + cached_crops, F] of images [T, H, W, 3] uint8, the central crop first; float32 where int8 is stored.
 
         `frames` names demo and obs key; see `crop_positions`. Raises WeightsError if the network gives numbers that are not finite.
         """
         batches = [self._forward(batch, self.precision).float().cpu().numpy() for batch in self._batches(frames, images)]
-        features = np.concatenate(batches, dtype=self.spec.dtype)
+        features = np.concatenate(batches, dtype="float32" if self.spec.dtype == "int8" else self.spec.dtype)
         if not np.isfinite(features).all():
             raise WeightsError(
                 f"{self.spec.backbone.name} gives NaN or infinite features for {frames}: its weights file is damaged, or "
@@ -121,15 +129,40 @@ class FeatureExtraction:
         num_crops = self.spec.cached_crops
         frames_per_batch = max(1, BATCH_SIZE // (1 + num_crops))
         for first in range(0, len(images), frames_per_batch):
-            part = torch.from_numpy(images[first : first + frames_per_batch]).to(self.device)
-            frames = self.preprocess.resize(part.permute(0, 3, 1, 2).float() / 255)
+            part = torch.from_numpy(images[first : first + frames_per_batch])
+            frames = self._frames(part)
             crops = self.preprocess.crop(frames)[:, None]
             if num_crops:
-                height, width = crops.shape[-2:]
-                choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
-                positions = crop_positions(self.spec.crop_seed, name, len(images), num_crops, choices)
-                tops, lefts = torch.from_numpy(positions[first : first + frames_per_batch]).to(self.device).unbind(-1)
-                repeated = frames.repeat_interleave(num_crops, dim=0)
-                randoms = crop_at(repeated, tops.flatten(), lefts.flatten(), (height, width))
+                many = self._randomized_frames(part, f"{name}/{first}") if self.randomizers else frames.repeat_interleave(num_crops, dim=0)
+                randoms = self._random_crops(many, name, first, len(images))
                 crops = torch.cat([crops, randoms.unflatten(0, (len(part), num_crops))], dim=1)
             yield crops.flatten(0, 1)
+
+    def _random_crops(self, frames: Tensor, name: str, first: int, num_frames: int) -> Tensor:
+        """Return a random crop of each of the frames, all those of a frame one after another, that follow the `first` of so many."""
+        height, width = self.preprocess.output_size
+        choices = (frames.shape[2] - height + 1, frames.shape[3] - width + 1)
+        if not self.preprocess.random_crop:
+            return self.preprocess.crop(frames)
+        positions = crop_positions(self.spec.crop_seed, name, num_frames, self.spec.cached_crops, choices)[first:].reshape(-1, 2)
+        tops, lefts = torch.from_numpy(positions[: len(frames)]).to(self.device).unbind(-1)
+        return crop_at(frames, tops, lefts, (height, width))
+
+    def _frames(self, part: Tensor) -> Tensor:
+        """Return resized frames [T, 3, H, W] in [0, 1] on the device, of images [T, H, W, 3] uint8."""
+        return self.preprocess.resize(part.to(self.device).permute(0, 3, 1, 2).float() / 255)
+
+    def _randomized_frames(self, part: Tensor, name: str) -> Tensor:
+        """Return resized frames, as many of each as crops are cached, one after another, that have passed robomimic's randomizers.
+
+        These draw from the generators of torch and of Python, which here follow from `name` and are put back.
+        """
+        images = part.permute(0, 3, 1, 2).float().repeat_interleave(self.spec.cached_crops, dim=0) / 255
+        before, seed = random.getstate(), zlib.crc32(f"{self.spec.crop_seed}/{name}".encode())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            for randomizer in self.randomizers:
+                images = randomizer.forward_in(images)  # where they are, for that of noise in robomimic 0.3 is for the CPU only
+        random.setstate(before)
+        return self.preprocess.resize(images.to(self.device))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import robomimic.utils.torch_utils as TorchUtils
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ def verify(cache: CachedFeatures, dataset: Path | None, device: torch.device) ->
     if network.frozen_sha256() != metadata["description"]["weights_sha256"]:
         raise RobomimicFrozenError(f"the weights in {metadata['weights']} are others now than those this cache was made with")
     again = torch.from_numpy(FeatureExtraction(spec, network, device, images)(source.place_of(demo["name"]), images)).float()
-    stored = torch.from_numpy(cache.features[first : first + demo["frames"]].copy()).float()
+    stored = torch.from_numpy(np.array(cache.features[first : first + demo["frames"]])).float()
     similarity = F.cosine_similarity(again, stored, dim=-1).min().item()
     if not similarity >= SAFE_SIMILARITY:
         raise RobomimicFrozenError(f"its features differ from newly extracted ones (cosine similarity {similarity:.4f})")

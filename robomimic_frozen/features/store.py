@@ -1,6 +1,6 @@
 """The cache folder: complete caches, under names that their content decides.
 
-    <root>/<key>/features.bin      float16 or float32 [frames, 1 + crops, F], demo after demo
+    <root>/<key>/features.bin      float16 or float32 [frames, 1 + crops, F], demo after demo; or int8, see int8.py
     <root>/<key>/metadata.json     shape, checksums, and what it is for; written last, touched at each use
     <root>/<name>.partial/         one that is being built, or was when its process died
     <root>/<name>.lock             held by the process that builds it
@@ -30,6 +30,7 @@ from tqdm import tqdm
 from robomimic_frozen.encoders.spec import EncoderSpec
 from robomimic_frozen.errors import CacheUnavailableError, DatasetError
 from robomimic_frozen.features.extraction import extract_demo
+from robomimic_frozen.features.int8 import SCALE_ROWS, Int8Features
 from robomimic_frozen.features.remote import FEATURES, METADATA, RemoteCaches
 from robomimic_frozen.features.source import ImageSource, image_digest
 from robomimic_frozen.utils.files import fingerprint, to_disk, write_json
@@ -50,11 +51,11 @@ class CachedFeatures:
         features: [frames of all demos, 1 + cached_crops, F], the central crop first, memory-mapped.
         metadata: what the cache is for: 'description' (see `EncoderSpec.description`), 'dataset', 'obs_key', 'weights',
             'seconds' it took, and of each of its 'demos' the 'name', number of 'frames', sha256 of the 'images', and
-            'crc32' of the features.
+            'crc32' of the features, and of int8 the 'error'.
         folder: where it lies; its name is the key.
     """
 
-    features: np.ndarray
+    features: np.ndarray | Int8Features
     metadata: dict[str, Any]
     folder: Path
 
@@ -68,17 +69,24 @@ def open_cache(folder: Path, checksums: bool = True) -> CachedFeatures:
     description, demos = metadata["description"], metadata["demos"]
     if folder.name != _key(description, metadata["obs_key"], {demo["name"]: demo["images"] for demo in demos}):
         raise ValueError(f"{METADATA} belongs to another cache")
-    frames = sum(demo["frames"] for demo in demos)
-    shape = (frames, 1 + description["cached_crops"], description["feature_dim"])
-    frame_bytes = shape[1] * shape[2] * np.dtype(description["dtype"]).itemsize
-    if (folder / FEATURES).stat().st_size != frames * frame_bytes:
-        raise ValueError(f"{FEATURES} has another size than {frames * frame_bytes} bytes")
+    frames = [demo["frames"] for demo in demos]
+    variants, dim, dtype = 1 + description["cached_crops"], description["feature_dim"], description["dtype"]
+    sizes = [_demo_bytes(count, variants, dim, dtype) for count in frames]
+    if (folder / FEATURES).stat().st_size != sum(sizes):
+        raise ValueError(f"{FEATURES} has another size than {sum(sizes)} bytes")
     if checksums:
         with (folder / FEATURES).open("rb") as file:  # not mapped: what is mapped would count as memory of this process
-            for demo in demos:
-                if zlib.crc32(file.read(demo["frames"] * frame_bytes)) != demo["crc32"]:
+            for demo, size in zip(demos, sizes, strict=True):
+                if zlib.crc32(file.read(size)) != demo["crc32"]:
                     raise ValueError(f"the checksum of {demo['name']} differs")
-    return CachedFeatures(np.memmap(folder / FEATURES, description["dtype"], mode="r", shape=shape), metadata, folder)
+    if dtype == "int8":
+        rows = np.memmap(folder / FEATURES, np.int8, mode="r", shape=(sum(sizes) // dim, dim))
+        return CachedFeatures(Int8Features(rows, frames, variants), metadata, folder)
+    return CachedFeatures(np.memmap(folder / FEATURES, dtype, mode="r", shape=(sum(frames), variants, dim)), metadata, folder)
+
+
+def _demo_bytes(frames: int, variants: int, dim: int, dtype: str) -> int:
+    return (frames * variants + (SCALE_ROWS if dtype == "int8" else 0)) * dim * np.dtype(dtype).itemsize
 
 
 def _key(description: Mapping[str, Any], obs_key: str, images: Mapping[str, str]) -> str:
@@ -178,10 +186,13 @@ class FeatureStore:
     def _build(self, wanted: _Wanted, device: torch.device | None, executor: Executor | None) -> CachedFeatures:
         partial, start = self.root / f"{wanted.name}{PARTIAL}", time.monotonic()
         partial.mkdir(exist_ok=True)
-        frames, each = sum(wanted.frames.values()), wanted.frame_bytes
-        logger.info("features of %s: %d frames of %d bytes, %.1f MB in %s", wanted.source.key, frames, each, frames * each / 1e6, self.root)
+        frames, size, obs_key = sum(wanted.frames.values()), wanted.num_bytes, wanted.source.key
+        logger.info("features of %s: %d frames of %d bytes, %.1f MB in %s", obs_key, frames, size // frames, size / 1e6, self.root)
         demos = _extract(wanted, partial, device, executor)
-        key = _key(wanted.description, wanted.source.key, {demo["name"]: demo["images"] for demo in demos})
+        if wanted.spec.dtype == "int8":
+            error = max(demo["error"] for demo in demos)
+            logger.info("features of %s: int8 differs from them by %.2f %% at most (root mean square, in a demo)", obs_key, 100 * error)
+        key = _key(wanted.description, obs_key, {demo["name"]: demo["images"] for demo in demos})
         found = self._open(key)  # made from another copy of the dataset meanwhile
         if found is not None:
             shutil.rmtree(partial)
@@ -211,9 +222,9 @@ class _Wanted:
         self.description = json.loads(json.dumps(spec.description(network)))  # as metadata have it
         # Of each demo, in the order in which they are stored: the number of its frames, and where in the file its features begin.
         self.frames = dict(zip(source.demos, source.lengths(), strict=True))
-        self.frame_bytes = (1 + spec.cached_crops) * network.frozen_dim * np.dtype(spec.dtype).itemsize
-        starts = itertools.accumulate((count * self.frame_bytes for count in self.frames.values()), initial=0)
-        self.offsets = dict(zip(self.frames, starts, strict=False))
+        sizes = [_demo_bytes(count, 1 + spec.cached_crops, network.frozen_dim, spec.dtype) for count in self.frames.values()]
+        *starts, self.num_bytes = itertools.accumulate(sizes, initial=0)
+        self.offsets = dict(zip(self.frames, starts, strict=True))
         self.digests: dict[str, str] = {}  # of the images of each demo that was read
         self.name = fingerprint(self.description, source.key, self.frames, str(source.path))[:32]  # of the folder of the extraction
 
@@ -248,13 +259,15 @@ def _extract(wanted: _Wanted, folder: Path, device: torch.device | None, executo
         for number, result in extracted:
             if isinstance(result, Exception):
                 raise result
-            demo, (digest, content) = missing[number], result
+            demo, (digest, content, error) = missing[number], result
             if wanted.digests.setdefault(demo, digest) != digest:
                 raise DatasetError(f"{wanted.source.path} changed while its features were extracted; run again when it is complete")
             features.seek(wanted.offsets[demo])
             features.write(content)
             to_disk(features)
             done[demo] = {"name": demo, "frames": wanted.frames[demo], "images": digest, "crc32": zlib.crc32(content)}
+            if wanted.spec.dtype == "int8":
+                done[demo]["error"] = error
             progress.write(f"\n{json.dumps(done[demo])}")
             to_disk(progress)
             bar.update()

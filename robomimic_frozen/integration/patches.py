@@ -147,6 +147,15 @@ def give_each_obs_key_its_settings() -> None:
         return original(self, name, shape, net_class, net_kwargs, *args, **kwargs)
 
 
+def randomize_no_cached_features() -> None:
+    """Let randomizers of images pass what is cached of such, [B, F, 1, 1]: those images have passed them before the encoder."""
+    from robomimic.models.obs_core import Randomizer
+
+    @_in_place_of(Randomizer, "forward_in")
+    def forward_in(original, self, inputs):
+        return inputs if inputs.shape[-2:] == (1, 1) else original(self, inputs)
+
+
 def leave_actions_in_their_units() -> None:
     """Let robomimic 0.5 undo no normalisation of actions that the policy has undone itself.
 

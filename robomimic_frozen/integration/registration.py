@@ -20,6 +20,7 @@ def register() -> None:
     patches.normalize_observations_that_have_statistics()
     patches.take_absolute_actions_where_asked()
     patches.give_each_obs_key_its_settings()
+    patches.randomize_no_cached_features()
     patches.leave_actions_in_their_units()
     patches.save_the_width_of_actions()
 
