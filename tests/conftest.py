@@ -24,7 +24,7 @@ def pytest_configure() -> None:
     torch.set_num_threads = lambda count: None  # type: ignore[assignment]
 
 
-pytest_plugins = ["reliability"]
+pytest_plugins = ["reliability", "third_parties"]
 
 # The files that take longest, in the order in which they begin, so that no process is left alone with one in the end. One
 # process makes the dataset for the first; the next two have tests that do without it.

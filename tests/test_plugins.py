@@ -1,45 +1,17 @@
-import importlib.metadata
 import math
 import pickle
-import types
 
 import pytest
 import torch
 from policies import make_batch, make_config, make_policy
+from third_parties import plugin
 from torch import nn
 
-from robomimic_frozen import plugins
 from robomimic_frozen.encoders import Backbone, EncoderSpec, FrozenResNetCore, available_backbones
 from robomimic_frozen.encoders.readouts import Readout
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.policies.networks import VelocityNetwork
-
-
-class EntryPoint:
-    def __init__(self, name, plugin):
-        self.name, self.plugin = name, plugin
-
-    def load(self):
-        if isinstance(self.plugin, Exception):
-            raise self.plugin
-        return self.plugin
-
-
-@pytest.fixture
-def install(monkeypatch):
-    """Install plugins as if their packages were there, and forget them afterwards."""
-    def install_plugins(**modules):
-        points = [EntryPoint(name, plugin) for name, plugin in modules.items()]
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-        plugins.plugin_manager.cache_clear()
-
-    yield install_plugins
-    plugins.plugin_manager.cache_clear()
-
-
-def plugin(**hooks):
-    return types.SimpleNamespace(**{name: plugins.hookimpl(function) for name, function in hooks.items()})
 
 
 class MeanColour(nn.Module):

@@ -11,10 +11,10 @@ from robomimic.algo import algo_factory
 from robomimic.config import config_factory
 from robomimic_versions import as_train_data
 from small_datasets import IMAGE, POSITION, write_dataset
+from third_parties import plugin
 from torch import nn
 from torch.utils.data import DataLoader
 
-from robomimic_frozen import plugins
 from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore
 from robomimic_frozen.encoders.augmentation import shifted, with_dropped_positions, with_noise
 from robomimic_frozen.encoders.readouts import Readout
@@ -37,6 +37,12 @@ READOUTS = {
     "a grid of shifted maps": {"feature_stage": "layer2", "pool": "grid", "augment": "shift"},
     "shifted keypoints": {"feature_stage": ["layer1", "layer2"], "pool": KEYPOINTS, "augment": "shift"},
     "noise and dropped positions": {"feature_stage": "layer2", "pool": "grid", "map_noise": 0.1, "map_drop": 0.2},
+    "patches and class token": {
+        "rgb_model_name": "timm:vit_tiny_patch16_224",
+        "crop_shape": None,
+        "feature_stage": ["final", "class_token"],
+        "pool": [KEYPOINTS, "avg"],
+    },
     "trained above frozen": {"feature_stage": ["layer1", "layer3"], "pool": KEYPOINTS, "freeze_encoder": "layer2", "augment": "shift"},
 }
 GMM_RNN = {"algo__gmm__enabled": True, "algo__rnn__enabled": True, "algo__rnn__hidden_dim": 16, "train__seq_length": 3}
@@ -158,7 +164,7 @@ def test_settings_of_a_camera_that_cannot_be_are_refused_in_one_line(per_key, wo
 
 def spec_of(**settings):
     make_config()  # which makes the backbone 'small' known
-    return EncoderSpec("small", pretrained_encoder=False, image_shape=(3, 32, 32), **settings)
+    return EncoderSpec(**{"rgb_model_name": "small", "pretrained_encoder": False, "image_shape": (3, 32, 32), **settings})
 
 
 def test_readouts_with_weights_share_the_cache_of_maps_and_others_have_that_of_their_vectors():
@@ -253,21 +259,12 @@ class Gated(nn.Module):
         return maps.mean((2, 3)) * self.weights
 
 
-def test_a_third_partys_readout_with_weights_is_trained_on_cached_maps(config_for):
-    class Plugin:
-        @plugins.hookimpl
-        def readouts(self):
-            return [Readout("gated", Gated)]
-
-    plugin = Plugin()
-    plugins.plugin_manager().register(plugin)
-    try:
-        core = {"feature_stage": "layer2", "pool": {"name": "gated", "start": 0.5}}
-        assert losses(config_for(core=core))[1] == pytest.approx(losses(config_for(cached=False, core=core))[1], rel=1e-4)
-        with pytest.raises(ConfigError, match="pool 'gated' has no parameter 'begin'; it has: start"):
-            spec_of(pool={"name": "gated", "begin": 1})
-    finally:
-        plugins.plugin_manager().unregister(plugin)
+def test_a_third_partys_readout_with_weights_is_trained_on_cached_maps(config_for, install):
+    install(gates=plugin(readouts=lambda: [Readout("gated", Gated)]))
+    core = {"feature_stage": "layer2", "pool": {"name": "gated", "start": 0.5}}
+    assert losses(config_for(core=core))[1] == pytest.approx(losses(config_for(cached=False, core=core))[1], rel=1e-4)
+    with pytest.raises(ConfigError, match="pool 'gated' has no parameter 'begin'; it has: start"):
+        spec_of(pool={"name": "gated", "begin": 1})
 
 
 @pytest.mark.parametrize(
