@@ -25,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "3x3 grid, 8 crops (the default)": {},
     "3x3 grid, shift": SHIFT,
     "3x3 grid, shift, images resized to 168": {**SHIFT, "resize_shape": [168, 168]},
+    "3x3 grid, shift, cached as int8": {**SHIFT, "dtype": "int8"},
     "32 keypoints, shift": {**STAGE_16, "pool": KEYPOINTS, **SHIFT},
     "32 + 32 keypoints and grid, 8 crops": BOTH,
     "32 + 32 keypoints and grid, shift": {**BOTH, **SHIFT},
@@ -47,7 +48,8 @@ class Variant:
 
         config = load_config(str(CONFIG), None, dataset, [f"algo.feature_cache.dir={folder}", "train.cuda=false"])
         with config.values_unlocked():
-            config.observation.encoder.rgb.core_kwargs.update(settings)
+            config.algo.feature_cache.dtype = settings.get("dtype", config.algo.feature_cache.dtype)
+            config.observation.encoder.rgb.core_kwargs.update({key: value for key, value in settings.items() if key != "dtype"})
         with h5py.File(dataset) as file:
             demo = file["data"][next(iter(file["data"]))]
             shapes = {key: demo["obs"][key].shape[1:] for key in config.all_obs_keys}
