@@ -3,6 +3,8 @@
 import contextlib
 import json
 import re
+import subprocess
+import time
 from pathlib import Path
 
 import filelock
@@ -10,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from robomimic_versions import IS_0_5
 
 import robomimic_frozen
 from robomimic_frozen import cli
@@ -130,8 +133,48 @@ def check_report(path):
     assert [len(run["checkpoints"]) for run in numbers["runs"]] == [2, 2] and numbers["environment"]["packages"]["robomimic"]
 
 
-def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, tmp_path):
-    link_demonstrations(lift_dataset, (2, 3), tmp_path / "linked.hdf5")
+@pytest.mark.sim
+@pytest.mark.fault("training of a study killed", "the study goes on after its last epoch")
+@pytest.mark.skipif(IS_0_5, reason="robomimic 0.5 keeps a state of its own, and the study begins the run again")
+def test_training_that_was_killed_goes_on_and_saves_what_the_plan_says(lift_dataset, write_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("robomimic_frozen.study.study.Processes", lambda workers: ThisProcess())
+    plan = content(lift_dataset, budget={"steps": 120}, checkpoints=[20, 60, 120])
+    del plan["configurations"]["trained"]
+    plan, out = read_plan(write_plan(**plan)), tmp_path / "out"
+    run_process = subprocess.run
+
+    def killed(command, **kwargs):
+        if "train" not in command:
+            return run_process(command, **kwargs)
+        process = subprocess.Popen(command, **kwargs)
+        while process.poll() is None and not list(out.glob("runs/*/training/*/resume.pth")):
+            time.sleep(0.01)
+        process.kill()
+        return subprocess.CompletedProcess(command, process.wait())
+
+    monkeypatch.setattr("robomimic_frozen.study.training.subprocess.run", killed)
+    with pytest.raises(StudyError, match="training failed"):
+        run_study(plan, out, ThisProcess(), 1)
+    (state,) = out.glob("runs/*/training/*/resume.pth")
+    monkeypatch.setattr("robomimic_frozen.study.training.subprocess.run", run_process)
+    run_study(plan, out, ThisProcess(), 1)
+    assert [path.parent for path in out.glob("runs/*/training/*/resume.pth")] == [state.parent]
+    (run,) = read_results(out).runs
+    assert [checkpoint["steps"] for checkpoint in run["checkpoints"]] == [20, 60, 120]
+
+
+def test_demonstrations_are_drawn_from_the_filter_keys_of_a_plan(lift_dataset, write_plan, tmp_path):
+    plan = read_plan(write_plan(**content(lift_dataset, demos=[2], filter_keys=["better", "okay"])))
+    link_demonstrations(plan, tmp_path / "linked.hdf5")
+    with h5py.File(tmp_path / "linked.hdf5") as linked, h5py.File(lift_dataset) as original:
+        assert set(linked[f"mask/{filter_key(2)}"][()]) <= {*original["mask/better"], *original["mask/okay"]}
+    plan = read_plan(write_plan(**content(lift_dataset, demos=[9], filter_keys=["better", "okay"])))
+    with pytest.raises(DatasetError, match=r"has \d demonstrations under better, okay; the study asks for 9"):
+        link_demonstrations(plan, tmp_path / "more.hdf5")
+
+
+def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, write_plan, tmp_path):
+    link_demonstrations(read_plan(write_plan(**content(lift_dataset, demos=[2, 3]))), tmp_path / "linked.hdf5")
     with h5py.File(tmp_path / "linked.hdf5") as linked, h5py.File(lift_dataset) as original:
         small, large, train = (
             set(mask[()]) for mask in (linked[f"mask/{filter_key(2)}"], linked[f"mask/{filter_key(3)}"], original["mask/train"])
@@ -141,7 +184,7 @@ def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, tmp_pat
         np.testing.assert_array_equal(linked["data/demo_1/actions"], original["data/demo_1/actions"])
     assert (tmp_path / "linked.hdf5").stat().st_size < 100_000
     with pytest.raises(DatasetError, match="has 3 demonstrations for training; the study asks for 4"):
-        link_demonstrations(lift_dataset, (2, 4), tmp_path / "more.hdf5")
+        link_demonstrations(read_plan(write_plan(**content(lift_dataset, demos=[2, 4]))), tmp_path / "more.hdf5")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +200,8 @@ def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, tmp_pat
         ({"demos": [5, 5]}, "demos is .5, 5.; give one or more, none twice"),
         ({"demos": ["many"]}, "demos.0. is 'many'; choose a whole number"),
         ({"seeds": []}, "seeds is ..; give one or more"),
+        ({"checkpoints": [1, 3]}, "checkpoints is .1, 3.; numbers of steps rise, and end with budget.steps"),
+        ({"checkpoints": "many"}, "checkpoints is 'many'; choose a whole number"),
         ({"evaluation": {"episodes": 1.5}}, "evaluation.episodes is 1.5; choose a whole number"),
     ],
 )

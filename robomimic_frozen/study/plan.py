@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, field_validator, model_validator
 from robomimic.config.config import Config
 
 from robomimic_frozen.errors import ConfigError
@@ -91,10 +91,20 @@ class Plan(_Section):
     dataset: File
     configurations: Annotated[dict[str, Configuration], Field(min_length=1)]  # by their names in tables and figures
     demos: Annotated[tuple[Count, ...], AfterValidator(_distinct)]  # numbers to train on; smaller sets are part of larger ones
+    filter_keys: tuple[str, ...] = ()  # whose demos these are drawn from; none for 'train', or all where that is not
     seeds: Annotated[tuple[Whole, ...], AfterValidator(_distinct)]  # of training
     budget: Budget
     evaluation: Evaluation = Evaluation()
-    checkpoints: Count = 1  # saved in the course of a run, the last one at its end
+    checkpoints: Count | tuple[Count, ...] = 1  # saved in the course of a run, the last one at its end: how many, or after which steps
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _check_that_they_end_with_the_run(cls, steps: int | tuple[int, ...], info: ValidationInfo) -> int | tuple[int, ...]:
+        if isinstance(steps, tuple) and "budget" in info.data and (
+            list(steps) != sorted(set(steps)) or steps[-1:] != (info.data["budget"].steps,)
+        ):
+            raise ValueError("numbers of steps rise, and end with budget.steps")
+        return steps
 
     def runs(self) -> Iterator[Run]:
         """Yield all runs, seed by seed, so that a study cut short has the same seeds of every configuration."""
@@ -133,7 +143,8 @@ _MESSAGES: Final = {
 def _in_words(error: ValidationError) -> str:
     """Return what is wrong first; a misspelt key comes before the one that is missing for it."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    *parents, key = first["loc"] or ("the file",)
+    # A value may be one of several types, which pydantic names there.
+    *parents, key = [part for part in first["loc"] if not str(part).startswith(("constrained-", "tuple["))] or ("the file",)
     parent = ".".join(map(str, parents))
     known = _SECTIONS.get(parent.partition(".")[0], Plan).model_fields
     return _MESSAGES.get(first["type"], "{where} is {value!r}; {reason}").format(

@@ -55,7 +55,8 @@ class Results:
     def final_points(self) -> pd.DataFrame:
         """Return the rows of `points` that tell of the end of training."""
         points = self.points()
-        return points[points["number"] == self.manifest["plan"]["checkpoints"] - 1]
+        checkpoints = self.manifest["plan"]["checkpoints"]
+        return points[points["number"] == (len(checkpoints) if isinstance(checkpoints, list) else checkpoints) - 1]
 
     def costs(self) -> pd.DataFrame:
         """Return a row for each configuration that has a finished run: medians over its runs of what training costs."""

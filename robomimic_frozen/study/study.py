@@ -100,7 +100,8 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
     configs = {name: each.load() for name, each in plan.configurations.items()}
     for config in configs.values():
-        check_dataset(Selection(str(plan.dataset), _drawn_from(plan.dataset)), needs_of(config))
+        for key in _drawn_from(plan):
+            check_dataset(Selection(str(plan.dataset), key), needs_of(config))
     manifest = {
         "plan": plan.model_dump(mode="json"),
         "environment": {
@@ -114,7 +115,7 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
         "weights_sha256": {name: _weights_digest(config) for name, config in configs.items()},
     }
     study = _Study(plan, out, rollout_workers, manifest)
-    link_demonstrations(plan.dataset, plan.demos, study.demonstrations)
+    link_demonstrations(plan, study.demonstrations)
     return study
 
 
@@ -136,24 +137,23 @@ def filter_key(num_demos: int) -> str:
     return f"{num_demos}_demos"
 
 
-def _drawn_from(dataset: Path) -> str | None:
-    """Return the filter key that a study draws its demos from; None for all demos."""
-    with hdf5.opened(dataset) as source:
-        return "train" if "mask/train" in source else None
+def _drawn_from(plan: Plan) -> Sequence[str | None]:
+    """Return the filter keys that a study draws its demos from; None for all demos."""
+    with hdf5.opened(plan.dataset) as source:
+        return plan.filter_keys or ("train" if "mask/train" in source else None,)
 
 
-def link_demonstrations(dataset: Path, numbers: Sequence[int], path: Path) -> None:
-    """Write a dataset to `path` whose demos are links into `dataset`, with filter keys for these numbers of them. It copies nothing.
+def link_demonstrations(plan: Plan, path: Path) -> None:
+    """Write a dataset to `path` whose demos are links into that of a plan, with filter keys for the plan's numbers of them.
 
-    The demos are drawn from the filter key `train`, where there is one, and the smaller sets are part of the larger ones.
-
-    Raises:
-        DatasetError: there are too few.
+    It copies nothing. The smaller sets are part of the larger ones. Raises DatasetError if there are too few.
     """
-    names = demos_in(dataset, _drawn_from(dataset))
+    dataset, numbers = plan.dataset, plan.demos
+    names = list(dict.fromkeys(name for key in _drawn_from(plan) for name in demos_in(dataset, key)))
     with hdf5.opened(dataset) as source:
         if max(numbers) > len(names):
-            raise DatasetError(f"dataset {dataset} has {len(names)} demonstrations for training; the study asks for {max(numbers)}")
+            where = f" under {', '.join(plan.filter_keys)}" if plan.filter_keys else " for training"
+            raise DatasetError(f"dataset {dataset} has {len(names)} demonstrations{where}; the study asks for {max(numbers)}")
         shuffled = np.random.default_rng(_SHUFFLE_SEED).permutation(names)
         with atomic_write(path) as beside, h5py.File(beside, "w") as file:
             data = file.create_group("data")
@@ -209,7 +209,7 @@ class _Study:
             experiment.name = "training"
             experiment.validate = experiment.render_video = experiment.rollout.enabled = False
             experiment.logging.log_tb = True
-            experiment.save.every_n_seconds, experiment.save.epochs = None, []
+            experiment.save.every_n_seconds = None
             experiment.save.on_best_rollout_success_rate = experiment.save.on_best_rollout_return = False
         return config
 
@@ -219,11 +219,11 @@ class _Study:
     def _shared(self, run: Run) -> Path:
         return self.out / "shared" / self._name(run, "", {})
 
-    def _name(self, run: Run, end: str, more: dict[str, int]) -> str:
+    def _name(self, run: Run, end: str, more: dict[str, Any]) -> str:
         slug = re.sub(r"[^A-Za-z0-9]+", "_", run.name).strip("_").lower()
         environment, data, weights = (self.manifest[part] for part in ("environment", "data", "weights_sha256"))
         depends_on = fingerprint(
-            json.loads(run.configuration.load().dump()), weights[run.name], data["sha256"], run.demos,
+            json.loads(run.configuration.load().dump()), weights[run.name], data["sha256"], run.demos, *self.plan.filter_keys,
             self.plan.budget.model_dump(), environment["code"], environment["packages"], more,
         )
         return f"{slug}-{run.demos}_demos{end}-{depends_on[:12]}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from pydantic import BaseModel
 from robomimic.config.config import Config
@@ -16,12 +17,13 @@ from robomimic.config.config import Config
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_history
 from robomimic_frozen.features.store import METADATA
+from robomimic_frozen.integration.training import STATE_FILE
 from robomimic_frozen.policies.checkpoints import checkpoints_in, count_parameters, networks, read_checkpoint
 from robomimic_frozen.study.plan import Budget
 from robomimic_frozen.utils.files import write_json
 
-_MOST_EPOCHS_BETWEEN_CHECKPOINTS: Final = 5
-_FEWEST_STEPS_IN_AN_EPOCH: Final = 20
+# After each epoch robomimic logs, and the state is saved with which an interrupted run goes on.
+_FEWEST_STEPS_IN_AN_EPOCH, _MOST_STEPS_IN_AN_EPOCH = 20, 500
 _CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 5
 
 
@@ -48,20 +50,21 @@ class Training(BaseModel):
     trainable: int
 
 
-def run_stock_train(config: Config, folder: Path) -> Path:
+def run_stock_train(config: Config, folder: Path, interrupted: Path | None = None) -> Path:
     """Run robomimic's train.py with `config` in a process of its own, and return the folder of the run that it made.
 
-    Config and log go to `folder`, as `config.json` and `train.log`.
+    Config and log go to `folder`, as `config.json` and `train.log`. `interrupted` is the folder of a run with this config to go on with.
 
     Raises:
         StudyError: it failed; the message ends in its last line.
     """
     runs, config_file, log = Path(config.train.output_dir, config.experiment.name), folder / "config.json", folder / "train.log"
-    earlier = set(runs.glob("*"))
+    earlier = set(runs.glob("*")) - {interrupted}
     folder.mkdir(parents=True, exist_ok=True)
     config_file.write_text(config.dump() + "\n")
-    with log.open("w") as output:
-        command = [sys.executable, "-m", "robomimic_frozen.cli", "train", "--config", str(config_file)]
+    which = ["--config", str(config_file)] if interrupted is None else ["--resume", str(interrupted)]
+    with log.open("w" if interrupted is None else "a") as output:
+        command = [sys.executable, "-m", "robomimic_frozen.cli", "train", *which]
         code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT).returncode
     if code != 0:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
@@ -70,16 +73,17 @@ def run_stock_train(config: Config, folder: Path) -> Path:
     return run
 
 
-def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, shared: Path) -> Training:
+def train(config: Config, budget: Budget, checkpoints: int | tuple[int, ...], folder: Path, shared: Path) -> Training:
     """Train with `config`, which is completed here, within the budget, and return what it took.
 
     All goes to `folder`, last of it `training.json`, which says that this was done and need not be done again.
 
     Args:
+        checkpoints: how many, or after which steps.
         shared: folder of the features for all seeds and, for a budget in seconds, of what `calibrate` finds.
 
     Raises:
-        StudyError: training failed, or the budget is too small for `num_checkpoints` steps.
+        StudyError: training failed, or the budget is too small for so many checkpoints.
     """
     if (folder / "training.json").exists():
         return Training.model_validate_json((folder / "training.json").read_text())
@@ -87,14 +91,20 @@ def train(config: Config, budget: Budget, num_checkpoints: int, folder: Path, sh
     if budget.seconds is not None:
         seconds_per_step = calibrate(config, shared)
         steps = int((budget.seconds - _extraction_seconds(shared)) / seconds_per_step)
-    if steps < num_checkpoints:
+    if isinstance(checkpoints, int) and steps < checkpoints:
         raise StudyError(
-            f"{max(0, steps)} gradient steps fit into the budget, too few for {num_checkpoints} checkpoints "
+            f"{max(0, steps)} gradient steps fit into the budget, too few for {checkpoints} checkpoints "
             f"(extracting the features took {_extraction_seconds(shared):.0f} s); raise the budget"
         )
-    epochs_between = min(_MOST_EPOCHS_BETWEEN_CHECKPOINTS, max(1, steps // (_FEWEST_STEPS_IN_AN_EPOCH * num_checkpoints)))
-    epochs = num_checkpoints * epochs_between
-    run = _run(config, epochs, max(1, round(steps / epochs)), epochs_between, folder, shared)
+    if isinstance(checkpoints, int):
+        epochs = math.ceil(steps / checkpoints / _MOST_STEPS_IN_AN_EPOCH)
+        steps_per_epoch, saved = steps // (checkpoints * epochs), [epochs * number for number in range(1, checkpoints + 1)]
+    else:
+        between = math.gcd(*checkpoints)
+        short = [each for each in range(_FEWEST_STEPS_IN_AN_EPOCH, _MOST_STEPS_IN_AN_EPOCH + 1) if between % each == 0]
+        steps_per_epoch = max(short, default=between)
+        saved = [step // steps_per_epoch for step in checkpoints]
+    run = _run(config, steps_per_epoch, saved, folder, shared)
     training = _measure(run, folder, shared)
     write_json(folder / "training.json", training.model_dump())
     return training
@@ -107,24 +117,27 @@ def calibrate(config: Config, shared: Path) -> float:
     """
     found = shared / "calibration.json"
     if not found.exists():
-        run = _run(config, _CALIBRATION_EPOCHS, _CALIBRATION_STEPS, None, shared / "calibration", shared)
+        run = _run(config, _CALIBRATION_STEPS, [], shared / "calibration", shared)
         minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
         write_json(found, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
     return json.loads(found.read_text())["seconds_per_step"]
 
 
-def _run(config: Config, epochs: int, steps_per_epoch: int, epochs_between: int | None, folder: Path, shared: Path) -> Path:
-    """Return the folder of a run in `folder`, in the place of those that did not come to their end."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _run(config: Config, steps_per_epoch: int, saved: Sequence[int], folder: Path, shared: Path) -> Path:
+    """Return the folder of a run in `folder` that saves checkpoints after epochs of these numbers; one that was interrupted goes on."""
     with config.values_unlocked():
         config.train.output_dir = str(folder.absolute())
-        config.train.num_epochs = epochs
+        config.train.num_epochs = max(saved, default=_CALIBRATION_EPOCHS)
         config.experiment.epoch_every_n_steps = steps_per_epoch
-        config.experiment.save.enabled = epochs_between is not None
-        config.experiment.save.every_n_epochs = epochs_between
+        config.experiment.save.enabled, config.experiment.save.every_n_epochs = bool(saved), None
+        config.experiment.save.epochs = list(saved)
         if "feature_cache" in config.algo:
             config.algo.feature_cache.dir = str((shared / "features").absolute())
-    return run_stock_train(config, folder)
+    interrupted = next((state.parent for state in folder.absolute().glob(f"{config.experiment.name}/*/{STATE_FILE}")), None)
+    if interrupted is None or not saved:
+        shutil.rmtree(folder, ignore_errors=True)
+        interrupted = None
+    return run_stock_train(config, folder, interrupted)
 
 
 def _measure(run: Path, folder: Path, shared: Path) -> Training:
