@@ -74,8 +74,8 @@ class _FrozenImages:
         # Features of the frozen encoder, computed once; training then reads no pixels.
         self.algo.feature_cache.enabled = True
         self.algo.feature_cache.dir = None  # folder of the caches; None for ~/.cache/robomimic_frozen
-        self.algo.feature_cache.cached_crops = 8  # random crops of each image, besides the central one
-        self.algo.feature_cache.crop_seed = 0  # of their positions
+        self.algo.feature_cache.cached_crops = 8  # random variants of each image, besides the plain one
+        self.algo.feature_cache.crop_seed = 0  # of what is drawn for them
         self.algo.feature_cache.dtype = "float16"  # as the features are stored; "float32" computes them in it, too; "int8" is half as large
         self.algo.checkpoint.frozen_weights = "include"  # or "reference": name them by sha256, and restore from their file
 
@@ -102,6 +102,7 @@ class _FrozenImages:
         core_kwargs.max_shift = 4.0
         core_kwargs.map_noise = 0.0
         core_kwargs.map_drop = 0.0
+        core_kwargs.use_group_norm = False
         core_kwargs.per_key = None  # or {obs key: {setting: value}}, for what is different for one camera
 
 

@@ -1,8 +1,10 @@
 import copy
+import pickle
 
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore, available_backbones
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, crop_at
@@ -222,3 +224,18 @@ def test_images_are_resized_before_they_are_cropped():
 
 def test_builtin_backbones_are_listed():
     assert {"resnet18", "resnet34", "resnet50", "efficientnet_lite0"} <= available_backbones().keys()
+
+
+def test_group_norm_takes_the_place_of_every_batch_norm_and_follows_a_spec_wherever_it_goes(tmp_path):
+    core = FrozenResNetCore((3, 84, 84), pretrained_encoder=False, freeze_encoder=False, use_group_norm=True, crop_shape=[76, 76])
+    kinds = {type(module) for module in core.modules()}
+    assert nn.GroupNorm in kinds and nn.BatchNorm2d not in kinds
+    assert core(torch.rand(2, 3, 84, 84)).shape == (2, 256)
+
+    spec = EncoderSpec(pretrained_encoder=False, use_group_norm=True)
+    description = spec.description()
+    assert description != EncoderSpec(pretrained_encoder=False).description()
+    for other in (pickle.loads(pickle.dumps(spec)), EncoderSpec.from_description(description, "random", (3, 84, 84))):
+        assert other.description() == description
+    with pytest.raises(ConfigError, match="use_group_norm with pretrained weights throws their BatchNorm statistics away"):
+        EncoderSpec(use_group_norm=True)

@@ -183,7 +183,7 @@ def rgb(shape):
         (ONE, {"feature_stage": "layer5"}, "feature_stage is 'layer5'; the stages of resnet18 are: layer1, layer2"),
         (ONE, {"freeze_rgb_encoder": "layer9"}, "freeze_encoder is 'layer9'"),
         (ONE, {"pool": "max"}, "pool is 'max'; choose 'avg'"),
-        (ONE, {"use_group_norm": True, "pretrained": True}, "throws the weights' BatchNorm statistics away"),
+        (ONE, {"use_group_norm": True, "pretrained": True}, "throws their BatchNorm statistics away"),
         (TWO, {"share_rgb_model": True, "crop_shape": {"front": [76, 76]}}, "images of one size"),
         (rgb(84), {}, "'shape'. is 84; give a list of whole numbers"),
         ({"obs": {"image": [3, 84, 84]}}, {}, r"'image'. is \[3, 84, 84\]; give {'shape'"),

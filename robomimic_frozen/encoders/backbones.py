@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.plugins import provided
 
+GROUP_NORM: Final = "_gn"  # the end of the name of a backbone that `with_group_norm` made
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,6 +54,23 @@ class BackboneFamily:
 
     prefix: str  # what comes before the colon
     get: Callable[[str], Backbone]  # gives the one whose name comes after it; raises ConfigError if there is none
+
+
+def with_group_norm(backbone: Backbone) -> Backbone:
+    """Return a backbone with a GroupNorm of 16 channels a group in the place of each BatchNorm, under a name of its own.
+
+    As in Diffusion Policy (Chi et al. 2023), where BatchNorm and the moving average of the weights disagree.
+    """
+    return dataclasses.replace(backbone, name=f"{backbone.name}{GROUP_NORM}", build=lambda: _regrouped(backbone.build()))
+
+
+def _regrouped(network: nn.Module) -> nn.Module:
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(network, name, nn.GroupNorm(max(1, child.num_features // 16), child.num_features))
+        else:
+            _regrouped(child)
+    return network
 
 
 def available_backbones() -> dict[str, Backbone]:

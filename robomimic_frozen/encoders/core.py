@@ -33,7 +33,7 @@ class FrozenResNetCore(EncoderCore):
         random_crop: bool = EncoderSpec.random_crop, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
         pool: Any = EncoderSpec.pool, grid_size: Sequence[int] = EncoderSpec.grid_size, augment: str | None = EncoderSpec.augment,
         max_shift: float = EncoderSpec.max_shift, map_noise: float = EncoderSpec.map_noise, map_drop: float = EncoderSpec.map_drop,
-        per_key: Mapping[str, Any] | None = None,
+        use_group_norm: bool = EncoderSpec.use_group_norm, per_key: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         if per_key:
             raise ConfigError("per_key is for configs of robomimic, which knows obs keys; give this core the settings of its own")
@@ -42,7 +42,7 @@ class FrozenResNetCore(EncoderCore):
             rgb_model_name=rgb_model_name, pretrained_encoder=pretrained_encoder, freeze_encoder=freeze_encoder, weights=weights,
             imagenet_norm=imagenet_norm, resize_shape=resize_shape, crop_shape=crop_shape, random_crop=random_crop,
             feature_stage=feature_stage, pool=pool, grid_size=grid_size, augment=augment, max_shift=max_shift, map_noise=map_noise,
-            map_drop=map_drop, image_shape=input_shape,
+            map_drop=map_drop, use_group_norm=use_group_norm, image_shape=input_shape,
         )  # fmt: skip
         self.emb_dim = emb_dim
         self.preprocess = spec.preprocessing()

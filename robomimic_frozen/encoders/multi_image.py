@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import math
 import operator
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from robomimic_frozen.encoders.backbones import Backbone, get_backbone
 from robomimic_frozen.encoders.readouts import projection
-from robomimic_frozen.encoders.spec import EncoderSpec
+from robomimic_frozen.encoders.spec import EncoderSpec, check_group_norm
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import load_weights
 from robomimic_frozen.errors import ConfigError, ObservationError, did_you_mean
@@ -38,7 +37,6 @@ class MultiImageObsEncoder(nn.Module):
         shape_meta: {'obs': {key: {'shape': [3, H, W] or [D], 'type': 'rgb' or 'low_dim'}}}; the type is 'low_dim' if absent.
         rgb_model_name: name of a backbone, or a network of your own: images [B, 3, H, W] -> [B, C] or [B, C, h, w].
         resize_shape, crop_shape: (height, width), or a dict of them by key, or None.
-        use_group_norm: GroupNorm in the place of BatchNorm. Only with random weights.
         share_rgb_model: one backbone for all cameras. Frozen ones share their memory anyway.
         use_seq: observations are [B, T, ...]; the result is [B, T * emb_dim].
         keep_horizon_dims: with `use_seq`, the result is [B, T, emb_dim].
@@ -60,7 +58,7 @@ class MultiImageObsEncoder(nn.Module):
     def __init__(
         self, shape_meta: Mapping[str, Any], rgb_model_name: str | nn.Module = EncoderSpec.rgb_model_name, emb_dim: int = 256,
         resize_shape: Shape | Mapping[str, Shape] | None = None, crop_shape: Shape | Mapping[str, Shape] | None = None,
-        random_crop: bool = EncoderSpec.random_crop, use_group_norm: bool = False, share_rgb_model: bool = False,
+        random_crop: bool = EncoderSpec.random_crop, use_group_norm: bool = EncoderSpec.use_group_norm, share_rgb_model: bool = False,
         imagenet_norm: bool = EncoderSpec.imagenet_norm, use_seq: bool = False, keep_horizon_dims: bool = False,
         pretrained: bool = EncoderSpec.pretrained_encoder, freeze_rgb_encoder: bool | str = EncoderSpec.freeze_encoder,
         weights: str | Path | None = EncoderSpec.weights, feature_stage: str | Sequence[str] | None = EncoderSpec.feature_stage,
@@ -74,15 +72,11 @@ class MultiImageObsEncoder(nn.Module):
         self.use_seq = use_seq
         self.keep_horizon_dims = keep_horizon_dims
         self.freeze_rgb_encoder = freeze_rgb_encoder
-        if use_group_norm and pretrained:
-            raise ConfigError(
-                "use_group_norm with pretrained throws the weights' BatchNorm statistics away, and the features with them; "
-                "set use_group_norm=False, or pretrained=False to train from random weights"
-            )
+        check_group_norm(use_group_norm, pretrained)
         self._seen: set[str] = set()  # keys of images whose values were looked at
         resize_shapes = _by_key("resize_shape", resize_shape, self.rgb_keys)
         crop_shapes = _by_key("crop_shape", crop_shape, self.rgb_keys)
-        backbone = _backbone(rgb_model_name, use_group_norm)
+        backbone = _backbone(rgb_model_name)
         specs = {
             key: EncoderSpec(
                 backbone.name,
@@ -91,7 +85,7 @@ class MultiImageObsEncoder(nn.Module):
                 freeze_encoder=freeze_rgb_encoder, imagenet_norm=imagenet_norm, random_crop=random_crop,
                 resize_shape=resize_shapes[key], crop_shape=crop_shapes[key],
                 feature_stage=feature_stage, pool=pool, grid_size=grid_size, augment=augment, max_shift=max_shift, map_noise=map_noise,
-                map_drop=map_drop, image_shape=self.shapes[key], backbone=backbone,
+                map_drop=map_drop, use_group_norm=use_group_norm, image_shape=self.shapes[key], backbone=backbone,
             )
             for key in self.rgb_keys
         }  # fmt: skip
@@ -222,25 +216,7 @@ def _by_key(name: str, setting: Shape | Mapping[str, Shape] | None, keys: Sequen
     return {key: setting.get(key) for key in keys}
 
 
-def _backbone(model: str | nn.Module, use_group_norm: bool) -> Backbone:
+def _backbone(model: str | nn.Module) -> Backbone:
     if isinstance(model, str):
-        backbone = get_backbone(model)
-    else:
-        backbone = Backbone(type(model).__name__, build=functools.partial(copy.deepcopy, model), fetch_weights=None)
-    if not use_group_norm:
-        return backbone
-    build = backbone.build
-    return dataclasses.replace(backbone, name=f"{backbone.name}_gn", build=lambda: with_group_norm(build()))
-
-
-def with_group_norm(network: nn.Module) -> nn.Module:
-    """Replace each BatchNorm2d of a network by a GroupNorm of 16 channels a group, and return the network.
-
-    As in Diffusion Policy (Chi et al. 2023), where BatchNorm and the moving average of the weights disagree.
-    """
-    for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(network, name, nn.GroupNorm(max(1, child.num_features // 16), child.num_features))
-        else:
-            with_group_norm(child)
-    return network
+        return get_backbone(model)
+    return Backbone(type(model).__name__, build=functools.partial(copy.deepcopy, model), fetch_weights=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from robomimic_frozen.encoders.backbones import Backbone, get_backbone
+from robomimic_frozen.encoders.backbones import GROUP_NORM, Backbone, get_backbone, with_group_norm
 from robomimic_frozen.encoders.preprocessing import ResizeAndCrop, two_sizes
 from robomimic_frozen.encoders.readouts import MAP, Reading, as_pairs, check_emb_dim, make_reading
 from robomimic_frozen.encoders.vision import RANDOM, VisionBackbone
@@ -36,6 +36,7 @@ class EncoderSpec:
     pretrained_encoder: bool = True  # start from pretrained weights instead of random ones
     freeze_encoder: bool | str = True  # False for nothing, True for all, or the name of the last frozen stage
     weights: str | None = None  # a weights file; None for the backbone's own pretrained ones
+    use_group_norm: bool = False  # GroupNorm in the place of BatchNorm; only with random weights
     imagenet_norm: bool = True  # normalise images as the backbone was pretrained
     resize_shape: Sequence[int] | None = None  # [height, width] the images are resized to first; None for the backbone's own choice
     crop_shape: Sequence[int] | None = None  # [height, width] of the crop: random in training, central in evaluation
@@ -82,6 +83,9 @@ class EncoderSpec:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ConfigError(f"algo.feature_cache.{name} is {getattr(self, name)}; choose 0 or more")
         backbone = self.backbone or get_backbone(self.rgb_model_name)
+        check_group_norm(self.use_group_norm, self.pretrained_encoder and backbone.fetch_weights is not None)
+        if self.use_group_norm and not backbone.name.endswith(GROUP_NORM):
+            backbone = with_group_norm(backbone)
         if not isinstance(self.freeze_encoder, bool):
             backbone.stage_index("freeze_encoder", self.freeze_encoder)
         grid_size = two_sizes("grid_size", self.grid_size, "[rows, columns]")
@@ -164,7 +168,8 @@ class EncoderSpec:
     def from_description(cls, description: Mapping[str, Any], origin: str, image_shape: Sequence[int]) -> EncoderSpec:
         """Make the spec of a cache again; `origin` is `VisionBackbone.origin` when the cache was made."""
         return cls(
-            description["backbone"],
+            description["backbone"].removesuffix(GROUP_NORM),
+            use_group_norm=description["backbone"].endswith(GROUP_NORM),
             pretrained_encoder=origin != RANDOM,
             freeze_encoder=description["frozen_stages"][-1],
             weights=origin if Path(origin).is_absolute() else None,
@@ -183,6 +188,15 @@ _ANY_SIZE: Final = 2**30
 _NOT_IN_CORE_KWARGS: Final = ("image_shape", "randomizers", "cached_crops", "crop_seed", "dtype", "backbone")
 CORE_KWARGS: Final = (*(each.name for each in fields(EncoderSpec) if each.name not in _NOT_IN_CORE_KWARGS), "emb_dim", "per_key")
 """The keys of `observation.encoder.rgb.core_kwargs`."""
+
+
+def check_group_norm(use_group_norm: bool, pretrained: bool) -> None:
+    """Raise ConfigError for GroupNorm together with pretrained weights."""
+    if use_group_norm and pretrained:
+        raise ConfigError(
+            "use_group_norm with pretrained weights throws their BatchNorm statistics away, and the features with them; "
+            "set use_group_norm to false, or start from random weights"
+        )
 
 
 def of_key(core_kwargs: Mapping[str, Any], obs_key: str) -> dict[str, Any]:
