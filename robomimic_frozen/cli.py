@@ -159,13 +159,14 @@ def _train(arguments: Namespace) -> None:
 @command("eval", "parallel rollouts of checkpoints, all from the same seeds",
     "Roll out checkpoints from the same seeds, in parallel, rendering only what the policies look at. An interrupted evaluation goes on "
     "where it stopped. With --agent CKPT it is robomimic's scripts/run_trained_agent.py, and every flag of that works (--n_rollouts N, "
-    "--horizon H, --video_path FILE, ...), besides --set KEY.PATH=VALUE.",
+    "--horizon H, --video_path FILE, ...), besides --set.",
     flag("checkpoints", "a checkpoint, also by URL, or the folder of a run for all of its", nargs="+", metavar="CKPT"),
     flag("--episodes", "of each checkpoint (%(default)s)", 50),
     flag("--horizon", "steps of an episode (as the checkpoint's config says)", type=int),
     flag("--seed", "of the first episode; the next has the next (%(default)s)", 0),
     flag("--out", "folder for results (%(default)s)", Path("runs/eval")),
     flag("--videos", "how many episodes of each to record (%(default)s)", 0),
+    SET,
     *executor_flags(),
     allow_abbrev=False)  # fmt: skip
 def _eval(arguments: Namespace) -> None:
@@ -175,7 +176,8 @@ def _eval(arguments: Namespace) -> None:
         from robomimic_frozen.evaluation.evaluate import as_table, evaluate, require_results
 
         how_long = arguments.episodes, arguments.horizon
-        summaries = evaluate(arguments.checkpoints, *how_long, executor, arguments.seed, arguments.out, arguments.videos)
+        of_each = arguments.seed, arguments.out, arguments.videos
+        summaries = evaluate(arguments.checkpoints, *how_long, executor, *of_each, overrides=arguments.set)
     print(as_table(summaries))
     require_results(summaries, arguments.out)
 

@@ -47,10 +47,10 @@ def stock_actions(checkpoint, seed):
 def make_rollouts():
     """Rollouts of a checkpoint, and the list of actions of their last episode."""
 
-    def make(checkpoint):
+    def make(checkpoint, settings=()):
         from robomimic_frozen.evaluation.episodes import Rollouts
 
-        rollouts = Rollouts(checkpoint)
+        rollouts = Rollouts(checkpoint, settings)
         act, actions = rollouts.policy, []
 
         def recording(ob):
@@ -160,6 +160,17 @@ def test_what_is_done_is_not_done_again(checkpoint, tmp_path):
     result.write_text(json.dumps({**json.loads(result.read_text()), "success": True}))
     (summary,) = evaluate([checkpoint], 1, HORIZON, ThisProcess(), seed=0, out=tmp_path, num_videos=0)
     assert summary.success_rate == 1.0
+
+
+@pytest.mark.sim
+def test_settings_of_the_checkpoint_can_be_changed_and_have_results_of_their_own(checkpoint, make_rollouts, tmp_path):
+    rollouts, _ = make_rollouts(checkpoint, ["algo.flow_steps=1"])
+    assert rollouts.policy.policy.algo_config.flow_steps == 1
+    for number, settings in enumerate(([], ["algo.flow_steps=1"])):
+        evaluate([checkpoint], 1, 2, ThisProcess(), seed=0, out=tmp_path, num_videos=0, overrides=settings)
+        assert len(list(tmp_path.rglob("seed_0.json"))) == number + 1
+    with pytest.raises(ConfigError, match="flow_step"):
+        evaluate([checkpoint], 1, 2, ThisProcess(), seed=0, out=tmp_path, num_videos=0, overrides=["algo.flow_step=1"])
 
 
 @pytest.mark.sim

@@ -16,6 +16,7 @@ import robomimic.utils.torch_utils as TorchUtils
 
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.integration.environments import check_goals, check_observations
+from robomimic_frozen.integration.rollouts import with_overrides
 from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.cameras import SeededResets
 
@@ -36,15 +37,16 @@ class Episode:
 
 
 class Rollouts:
-    """The policy and the environment of a checkpoint.
+    """The policy and the environment of a checkpoint, with 'KEY.PATH=VALUE' applied to its config.
 
     Raises:
-        ConfigError: its environment cannot be made here, or gives the policy something else than it was trained on.
+        ConfigError: such a setting does not fit, or its environment cannot be made here, or gives the policy something else than it was
+            trained on.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, overrides: Sequence[str] = ()) -> None:
         device = TorchUtils.get_torch_device(try_to_use_cuda=True)
-        content = loadable(read_checkpoint(checkpoint, "CKPT"), f"checkpoint {checkpoint}")
+        content = with_overrides(loadable(read_checkpoint(checkpoint, "CKPT"), f"checkpoint {checkpoint}"), overrides)
         self.policy, _ = FileUtils.policy_from_checkpoint(ckpt_dict=content, device=device)
         check_goals(str(checkpoint), FileUtils.config_from_checkpoint(ckpt_dict=content)[0])
         try:

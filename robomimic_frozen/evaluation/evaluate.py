@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
+from robomimic_frozen.integration.rollouts import with_overrides
 from robomimic_frozen.policies.checkpoints import checkpoints_in, environments_in, loadable, read_checkpoint
 from robomimic_frozen.simulation.gl import limit_rendering_threads, select_gl_backend
-from robomimic_frozen.utils.files import atomic_write, exclusive_lock, sha256_of, write_json
+from robomimic_frozen.utils.files import atomic_write, exclusive_lock, fingerprint, sha256_of, write_json
 from robomimic_frozen.utils.parallel import Executor, retrying_map, worker_state
 from robomimic_frozen.utils.urls import local_path
 
@@ -40,6 +41,7 @@ class Task:
     horizon: int
     folder: Path
     with_video: bool
+    overrides: tuple[str, ...] = ()  # 'KEY.PATH=VALUE', of the checkpoint's config
 
     @property
     def result(self) -> Path:
@@ -75,7 +77,7 @@ class EpisodesFailedError(RobomimicFrozenError):
 
 def evaluate(
     checkpoints: Sequence[str | Path], num_episodes: int, horizon: int | None, executor: Executor, seed: int, out: Path, num_videos: int,
-    progress: bool = True,
+    progress: bool = True, overrides: Sequence[str] = (),
 ) -> list[Summary]:
     """Roll out every checkpoint from the same seeds; one folder for each in `out`, and `out/results.json` for all.
 
@@ -85,12 +87,13 @@ def evaluate(
         horizon: steps of an episode; None for what each checkpoint's config says.
         executor: of the rollouts; its workers read the checkpoints.
         num_videos: how many of each checkpoint's episodes to record.
+        overrides: 'KEY.PATH=VALUE', applied to the config of each.
 
     Raises:
         ConfigError: a checkpoint cannot be read or rolled out here; another evaluation is writing to `out`.
     """
     files = [file for place in checkpoints for file in checkpoints_in(place, "CKPT")]
-    tasks = {file: _tasks(file, num_episodes, horizon, seed, out, num_videos) for file in files}
+    tasks = {file: _tasks(file, num_episodes, horizon, seed, out, num_videos, tuple(overrides)) for file in files}
     with exclusive_lock(out, "evaluation"):
         try:
             _roll_out([task for each in tasks.values() for task in each if not _rolled_out(task)], executor, progress)
@@ -160,17 +163,21 @@ def as_table(summaries: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
-def _tasks(file: str | Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int) -> list[Task]:
+def _tasks(
+    file: str | Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int, overrides: tuple[str, ...] = ()
+) -> list[Task]:
     copy = local_path(file)
     # Also where its horizon is not asked for: robomimic 0.5 would execute what a malicious file says.
     checkpoint = read_checkpoint(copy, "CKPT")
-    first = loadable(checkpoint, f"checkpoint {file}")["env_metadata"]
+    checkpoint = with_overrides(loadable(checkpoint, f"checkpoint {file}"), overrides)
+    first = checkpoint["env_metadata"]
     if others := len(environments_in(checkpoint)) - 1:
         where = f"it is rolled out in the environment of the first, {first['env_name']}"
         logger.warning("%s was trained on %d datasets; %s", file, others + 1, where)
     steps = horizon or json.loads(checkpoint["config"])["experiment"]["rollout"]["horizon"]
-    folder = out / f"{copy.stem}-{sha256_of(copy)[:12]}" / f"horizon_{steps}"
-    return [Task(file, seed + number, steps, folder, number < num_videos) for number in range(num_episodes)]
+    changed = f"-{fingerprint(*overrides)[:12]}" if overrides else ""
+    folder = out / f"{copy.stem}-{sha256_of(copy)[:12]}{changed}" / f"horizon_{steps}"
+    return [Task(file, seed + number, steps, folder, number < num_videos, overrides) for number in range(num_episodes)]
 
 
 def _rolled_out(task: Task) -> bool:
@@ -205,7 +212,7 @@ def _roll_out(tasks: Sequence[Task], executor: Executor, progress: bool) -> None
 
 def _roll_out_one(rendering_threads: int | None, task: Task) -> tuple[dict[str, Any], bytes | None]:
     """Return, in a worker, the episode of a task as its file holds it, and its video where one is wanted."""
-    rollouts = worker_state(_make_rollouts, task.checkpoint, rendering_threads)  # tasks come checkpoint by checkpoint
+    rollouts = worker_state(_make_rollouts, task.checkpoint, task.overrides, rendering_threads)  # tasks come checkpoint by checkpoint
     frames: list | None = [] if task.with_video else None
     episode = {**dataclasses.asdict(rollouts.run(task.seed, task.horizon, frames)), "error": None}
     if not frames:
@@ -215,11 +222,11 @@ def _roll_out_one(rendering_threads: int | None, task: Task) -> tuple[dict[str, 
     return episode, encode_video(frames, f"seed {task.seed}: {_outcome(episode)} after {episode['steps']} steps")
 
 
-def _make_rollouts(checkpoint: str | Path, rendering_threads: int | None) -> Rollouts:
+def _make_rollouts(checkpoint: str | Path, overrides: tuple[str, ...], rendering_threads: int | None) -> Rollouts:
     _set_up_worker(rendering_threads)
     from robomimic_frozen.evaluation.episodes import Rollouts
 
-    return Rollouts(local_path(checkpoint))
+    return Rollouts(local_path(checkpoint), overrides)
 
 
 def _set_up_worker(rendering_threads: int | None) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,15 @@ from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
 from robomimic_frozen.simulation.gl import select_gl_backend
 from robomimic_frozen.simulation.tasks import seeded_robosuite
+
+
+def with_overrides(checkpoint: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the content of a checkpoint with 'KEY.PATH=VALUE' applied to its config. Raises ConfigError if one does not fit."""
+    if not overrides:
+        return checkpoint
+    config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
+    apply_overrides(config, overrides)
+    return {**checkpoint, "config": config.dump()}
 
 
 def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
@@ -39,10 +49,9 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     make_env = FileUtils.env_from_checkpoint
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
-        config = config_factory(checkpoint["algo_name"], dic=json.loads(checkpoint["config"]))
-        apply_overrides(config, overrides)
-        check_goals(known.agent, config)
-        return {**checkpoint, "config": config.dump()}
+        changed = with_overrides(checkpoint, overrides)
+        check_goals(known.agent, FileUtils.config_from_checkpoint(ckpt_dict=changed)[0])
+        return changed
 
     def make_fitting_env(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         env, content = make_env(*args, **kwargs)
