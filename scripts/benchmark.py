@@ -20,10 +20,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import h5py
 import numpy as np
@@ -174,8 +172,9 @@ def _prepare(job: Job) -> tuple[Any, dict[str, Any]]:
     shapes = dict.fromkeys(job.cameras, (3, job.image_size, job.image_size))
     shapes["robot0_eef_pos"] = (3,)
     model = algo_factory("fbc_frozen", config, shapes, 7, torch.device(job.device))
-    with _frames_the_policy_reads() if job.variant in ("unfrozen_tuned", "frozen", "fine_tune_tuned") else contextlib.nullcontext():
-        dataset = TrainUtils.dataset_factory(config, list(shapes))
+    if job.variant in ("unfrozen", "fine_tune"):
+        _load_all_frames()
+    dataset = TrainUtils.dataset_factory(config, list(shapes))
     loader = DataLoader(dataset, batch_size=job.batch_size, shuffle=True, drop_last=True)
     autocast: Any = contextlib.nullcontext
     if job.variant == "unfrozen_tuned":
@@ -236,18 +235,13 @@ def _last_frozen(job: Job) -> str:
     return get_backbone(job.backbone).stages[-2]
 
 
-@contextlib.contextmanager
-def _frames_the_policy_reads() -> Iterator[None]:
-    """Spare a variant that reads pixels the frames of the action horizon, which stock loads and nobody looks at."""
+def _load_all_frames() -> None:
+    """Have this process load the frames of the action horizon, as robomimic does; nobody looks at them."""
     from robomimic.utils.dataset import SequenceDataset
 
-    original = SequenceDataset.get_obs_sequence_from_demo
+    from robomimic_frozen.features.dataset import ActionKeysDataset
 
-    def first_frame(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **{**kwargs, "seq_length": 1})
-
-    with mock.patch.object(SequenceDataset, "get_obs_sequence_from_demo", first_frame):
-        yield
+    ActionKeysDataset.get_obs_sequence_from_demo = SequenceDataset.get_obs_sequence_from_demo  # type: ignore[method-assign]
 
 
 def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:

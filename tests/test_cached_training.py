@@ -212,6 +212,13 @@ def test_features_belong_to_the_frames_of_their_sequence(make_config):
     np.testing.assert_array_equal(served[0, :, 0, 0], features[index, 0])
 
 
+@pytest.mark.parametrize(("algo", "stack", "frames"), [("fbc_frozen", 1, 1), ("fbc_frozen", 2, 2), ("bc_frozen", 1, 16)])
+def test_of_pixels_only_those_frames_are_loaded_that_the_policy_reads(algo, stack, frames, make_config):
+    steps = {"algo__obs_steps": stack} if algo == "fbc_frozen" else {}
+    item = make_dataset(make_config(algo, cached=False, train__seq_length=16, train__frame_stack=stack, **steps))[3]
+    assert (len(item["obs"][IMAGE]), len(item["actions"])) == (frames, 15 + stack)
+
+
 def test_training_draws_random_crops_and_validation_the_central_one(make_config):
     config = make_config(
         train__hdf5_filter_key="train",

@@ -35,12 +35,15 @@ class ActionKeysDataset(SequenceDataset):
 
     Args:
         action_keys: names of the arrays.
+        obs_frames: how many frames of each sequence the policy reads, from the first on; None for all. Others are not loaded.
     """
 
     hdf5_cache: Mapping[str, Any] | None
 
-    def __init__(self, *args: Any, action_keys: Sequence[str], dataset_keys: Sequence[str], **kwargs: Any) -> None:
-        self.action_keys = tuple(action_keys)
+    def __init__(
+        self, *args: Any, action_keys: Sequence[str], dataset_keys: Sequence[str], obs_frames: int | None, **kwargs: Any
+    ) -> None:
+        self.action_keys, self.obs_frames = tuple(action_keys), obs_frames
         self._is_stock = "action_keys" in inspect.signature(SequenceDataset.__init__).parameters
         if self._is_stock:
             kwargs |= {"action_keys": action_keys, "action_config": {key: {"normalization": None} for key in action_keys}}
@@ -53,6 +56,14 @@ class ActionKeysDataset(SequenceDataset):
         if key in self.action_keys:
             return self.hdf5_file[f"data/{ep}/{key}"]
         return super().get_dataset_for_ep(ep, key)
+
+    def get_obs_sequence_from_demo(
+        self, *args: Any, num_frames_to_stack: int = 0, seq_length: int = 1, **kwargs: Any
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return observations of a sequence as robomimic does, but not those after the last one that the policy reads."""
+        if self.obs_frames is not None:
+            seq_length = min(seq_length, max(1, self.obs_frames - num_frames_to_stack))
+        return super().get_obs_sequence_from_demo(*args, num_frames_to_stack=num_frames_to_stack, seq_length=seq_length, **kwargs)
 
     def get_item(self, index: int) -> dict[str, Any]:
         """Return a sequence as robomimic does."""
@@ -72,7 +83,6 @@ class CachedFeatureDataset(ActionKeysDataset):
     Args:
         features: 'obs/<obs key>' or 'next_obs/<obs key>' -> features [frames of all demos, 1 + cached_crops, F] of the demos this
             dataset serves, in their order, as a cache has them.
-        obs_frames: how many frames of each sequence the policy reads, from the first on; None for all.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
         encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
     """
@@ -86,14 +96,13 @@ class CachedFeatureDataset(ActionKeysDataset):
         obs_keys: Sequence[str],
         *args: Any,
         features: Mapping[str, np.ndarray | Int8Features],
-        obs_frames: int | None,
         random_crops: bool,
         encoder_is_frozen: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
         self._make_pixel_dataset = functools.partial(ActionKeysDataset, hdf5_path, obs_keys, *args, **kwargs)
         self.features, self.encoder_is_frozen = features, encoder_is_frozen
-        self.obs_frames, self.random_crops = obs_frames, random_crops
+        self.random_crops = random_crops
         self.image_keys = [key for key in obs_keys if f"obs/{key}" in features]
         other_keys = [key for key in obs_keys if key not in self.image_keys]
         super().__init__(hdf5_path, other_keys, *args, **{**kwargs, "hdf5_cache_mode": "low_dim"})
@@ -173,15 +182,15 @@ class CachedFeatureDataset(ActionKeysDataset):
         Each demo is read as one long sequence through stock `get_item`, so that whatever a robomimic version does to an
         item (action normalization, say) is done by its own code.
         """
-        stacked, length = self.n_frame_stack, self.seq_length
-        self.n_frame_stack = 1
+        stacked, length, read = self.n_frame_stack, self.seq_length, self.obs_frames
+        self.n_frame_stack, self.obs_frames = 1, None
         try:
             items = []
             for demo in self.demos:
                 self.seq_length = self._demo_id_to_demo_length[demo]
                 items.append(self.get_item(self._demo_id_to_start_indices[demo]))
         finally:
-            self.n_frame_stack, self.seq_length = stacked, length
+            self.n_frame_stack, self.seq_length, self.obs_frames = stacked, length, read
         self.close_and_delete_hdf5_handle()
         arrays: dict[str, Any] = {"sequences": {}}
         for name, value in items[0].items():

@@ -107,7 +107,8 @@ def pixel_dataset_maker(config: Any) -> Callable[..., SequenceDataset]:
 
 def _as_stored(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Have actions served as they are stored; the algorithm normalises them, with numbers that its checkpoints keep."""
-    return {**{name: value for name, value in kwargs.items() if name != "action_config"}, "action_keys": config.train.action_keys}
+    served = {name: value for name, value in kwargs.items() if name != "action_config"}
+    return {**served, "action_keys": config.train.action_keys, "obs_frames": config.algo.get("obs_steps")}
 
 
 def _make_dataset(
@@ -119,7 +120,6 @@ def _make_dataset(
     return CachedFeatureDataset(
         hdf5_path, obs_keys, *args, **kwargs,
         features=_features(config, Selection(hdf5_path, filter_by_attribute, demo_limit), obs_keys, load_next_obs),
-        obs_frames=config.algo.get("obs_steps"),
         random_crops=random_crops,
         encoder_is_frozen=_EncoderIsFrozen(config.observation.encoder.rgb),
     )  # fmt: skip
