@@ -172,7 +172,7 @@ def _prepare(job: Job) -> tuple[Any, dict[str, Any]]:
     shapes = dict.fromkeys(job.cameras, (3, job.image_size, job.image_size))
     shapes["robot0_eef_pos"] = (3,)
     model = algo_factory("fbc_frozen", config, shapes, 7, torch.device(job.device))
-    if job.variant in ("unfrozen", "fine_tune"):
+    if job.variant == "unfrozen":
         _load_all_frames()
     dataset = TrainUtils.dataset_factory(config, list(shapes))
     loader = DataLoader(dataset, batch_size=job.batch_size, shuffle=True, drop_last=True)
