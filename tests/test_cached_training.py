@@ -1,9 +1,13 @@
 """Training on cached features against training on pixels, through robomimic's own dataset factory."""
 
 import copy
+import json
+import os
 import pickle
 import random
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -20,11 +24,13 @@ from robomimic_versions import IS_0_5, as_train_data
 from torch.utils.data import DataLoader
 
 import robomimic_frozen
+from robomimic_frozen.encoders import EncoderSpec
 from robomimic_frozen.errors import CacheUnavailableError, ConfigError
 from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
 from robomimic_frozen.features.int8 import to_int8
 from robomimic_frozen.features.store import FeatureStore
 from robomimic_frozen.integration.cached_training import precompute
+from robomimic_frozen.integration.checks import check_config
 
 pytestmark = pytest.mark.sim
 
@@ -309,6 +315,31 @@ def test_what_a_randomizer_draws_is_drawn_again_and_leaves_other_random_numbers_
     np.testing.assert_array_equal(*features)
     other = make_dataset(make_config(algo__feature_cache__dir=str(tmp_path / "0"), **colours(brightness=0.1))).features[f"obs/{IMAGE}"]
     assert not np.array_equal(other[:, 1], features[0][:, 1])
+
+
+def test_with_randomizers_a_cache_of_random_crops_is_another_one_than_that_of_central_crops(make_config):
+    randomizers = [("ColorRandomizer", {"brightness": 0.2})]
+    specs = [
+        EncoderSpec(pretrained_encoder=False, crop_shape=[40, 40], cached_crops=2, randomizers=randomizers, **settings)
+        for settings in ({}, {"random_crop": False}, {"augment": None})
+    ]
+    descriptions = [spec.description() for spec in specs]
+    assert descriptions[0] != descriptions[1] == descriptions[2]
+    for description in descriptions:
+        again = EncoderSpec.from_description(json.loads(json.dumps(description)), "random", (3, 84, 84))
+        assert json.loads(json.dumps(again.description())) == json.loads(json.dumps(description))
+
+
+def test_a_process_that_extracts_and_does_nothing_else_knows_the_randomizers():
+    code = "from robomimic_frozen.features import extraction; assert 'ColorRandomizer' in extraction.OBS_RANDOMIZERS"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "ROBOMIMIC_FROZEN_AUTOLOAD": "0"}, check=True, capture_output=True)
+
+
+def test_a_misspelt_randomizer_is_named_before_training(make_config):
+    config = make_config()
+    config.observation.encoder.rgb.obs_randomizer_class = "ColourRandomizer"
+    with pytest.raises(ConfigError, match="robomimic has no obs_randomizer_class 'ColourRandomizer'; did you mean 'ColorRandomizer'"):
+        check_config(config)
 
 
 def test_cached_features_pass_no_randomizer(make_config):

@@ -167,7 +167,8 @@ def test_settings_of_the_checkpoint_can_be_changed_and_have_results_of_their_own
     rollouts, _ = make_rollouts(checkpoint, ["algo.flow_steps=1"])
     assert rollouts.policy.policy.algo_config.flow_steps == 1
     for number, settings in enumerate(([], ["algo.flow_steps=1"])):
-        evaluate([checkpoint], 1, 2, ThisProcess(), seed=0, out=tmp_path, num_videos=0, overrides=settings)
+        (summary,) = evaluate([checkpoint], 1, 2, ThisProcess(), seed=0, out=tmp_path, num_videos=0, overrides=settings)
+        assert summary.overrides == tuple(settings) and " ".join(settings) in as_table([summary])
         assert len(list(tmp_path.rglob("seed_0.json"))) == number + 1
     with pytest.raises(ConfigError, match="flow_step"):
         evaluate([checkpoint], 1, 2, ThisProcess(), seed=0, out=tmp_path, num_videos=0, overrides=["algo.flow_step=1"])

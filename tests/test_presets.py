@@ -10,6 +10,7 @@ import torchvision
 
 from robomimic_frozen.encoders import EncoderSpec, FrozenResNetCore, get_backbone
 from robomimic_frozen.errors import WeightsError, WeightsUnavailableError
+from robomimic_frozen.integration.doubts import small_crop
 
 SIGLIP = "vit_base_patch16_siglip_224"
 
@@ -139,12 +140,13 @@ def test_a_preset_says_how_large_images_are_unless_a_config_does():
         ("dinov2_small", "teacher", "vit_tiny_patch16_224"),
         ("vc1_base", "model", "vit_tiny_patch16_224"),
         ("r3m_resnet18", "r3m", "resnet34"),
+        ("vip_resnet50", "other", "resnet18"),
         ("siglip_base", "state_dict", "resnet18"),
     ],
 )
 def test_a_file_of_another_architecture_is_refused_in_one_line(preset, key, other, tmp_path):
     torch.save({key: timm.create_model(other).state_dict()}, tmp_path / "m.pt")
-    with pytest.raises(WeightsError, match=r"m.pt (is not of a|has patches of|holds no state dict)") as caught:
+    with pytest.raises(WeightsError, match=r"m.pt (is not of a|has patch_embed.proj.weight of|holds no state dict)") as caught:
         EncoderSpec(preset, weights=tmp_path / "m.pt").build()
     assert "\n" not in str(caught.value)
 
@@ -155,6 +157,21 @@ def test_arrays_of_another_network_than_siglips_are_refused(tmp_path):
         EncoderSpec("siglip_base", weights=tmp_path / "other.npz").build()
     with pytest.raises(WeightsUnavailableError, match="none.npz does not exist"):
         EncoderSpec("siglip_base", weights=tmp_path / "none.npz").build()
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: content[:-30] + b"x" * 30])
+def test_a_damaged_file_of_arrays_is_named_in_one_line(damage, tmp_path):
+    path = tmp_path / "siglip.npz"
+    np.savez(path, **{"params/img/embedding/kernel": np.zeros((16, 16, 3, 8))})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(WeightsError, match="siglip.npz is not of a siglip_base of big_vision"):
+        EncoderSpec("siglip_base", weights=path).build()
+
+
+@pytest.mark.parametrize(("preset", "crop"), [("r3m_resnet18", [203, 203]), ("dinov2_small", [196, 196]), ("vc1_base", [208, 208])])
+def test_for_crops_of_images_of_84_pixels_the_right_ones_are_recommended(preset, crop):
+    assert str(crop) in small_crop(EncoderSpec(preset, crop_shape=[76, 76], pretrained_encoder=False))
+    assert small_crop(EncoderSpec(preset, crop_shape=crop, pretrained_encoder=False)) is None
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, write_p
         ({"demos": ["many"]}, "demos.0. is 'many'; choose a whole number"),
         ({"seeds": []}, "seeds is ..; give one or more"),
         ({"checkpoints": [1, 3]}, "checkpoints is .1, 3.; numbers of steps rise, and end with budget.steps"),
+        ({"checkpoints": [7, 15], "budget": {"steps": 15}}, "checkpoints is .7, 15.; choose multiples of one number from 20 on"),
         ({"checkpoints": "many"}, "checkpoints is 'many'; choose a whole number"),
         ({"evaluation": {"episodes": 1.5}}, "evaluation.episodes is 1.5; choose a whole number"),
     ],

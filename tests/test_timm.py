@@ -124,6 +124,38 @@ def test_a_class_token_has_no_positions_to_find():
         EncoderSpec("timm:vit_tiny_patch16_224", **settings).build()
 
 
-def test_a_file_of_other_patches_is_refused_and_not_resampled(weights_of):
-    with pytest.raises(WeightsError, match=r"has patches of \[384, 3, 16, 16\], and the network of \[384, 3, 32, 32\]"):
-        EncoderSpec("timm:vit_small_patch32_224", weights=weights_of("vit_small_patch16_224")).build()
+@pytest.mark.parametrize("key", [None, "model", "state_dict"])
+def test_a_file_of_other_patches_or_another_image_size_is_refused_and_not_resampled(key, tmp_path):
+    for name, words in (
+        ("vit_small_patch32_224", "pos_embed of .1, 50, 384., and the network 197 patches of .192, 3, 16, 16."),
+        ("vit_small_patch16_224", "patch_embed.proj.weight of .384, 3, 16, 16., and the network 197 patches of .192, 3, 16, 16."),
+        ("vit_tiny_patch16_384", "pos_embed of .1, 577, 192., and the network 197 patches"),
+    ):
+        state = timm.create_model(name).state_dict()
+        torch.save(state if key is None else {key: state}, tmp_path / "file.pth")
+        with pytest.raises(WeightsError, match=words):
+            EncoderSpec("timm:vit_tiny_patch16_224", weights=tmp_path / "file.pth").build()
+
+
+def test_a_hybrid_whose_patches_are_those_of_a_convolutional_network_is_one_stage():
+    backbone = get_backbone("timm:vit_tiny_r_s16_p8_224")
+    assert backbone.stages == ("final",)
+    assert EncoderSpec(backbone.name, pretrained_encoder=False, image_shape=(3, 64, 64)).build()(torch.rand(1, 3, 64, 64)).shape == (1, 192)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("regnetx_002", "cannot have GroupNorm in the place of .*set use_group_norm to false"),
+        ("vit_tiny_patch16_224", "has no BatchNorm that GroupNorm could take the place of"),
+    ],
+)
+def test_group_norm_is_refused_where_it_would_change_more_or_nothing(name, words):
+    with pytest.raises(ConfigError, match=f"timm:{name} {words}"):
+        EncoderSpec(f"timm:{name}", pretrained_encoder=False, use_group_norm=True).build()
+
+
+def test_a_network_that_timm_made_with_group_norm_is_not_taken_for_one_of_ours():
+    spec = EncoderSpec("timm:resnet50_gn", pretrained_encoder=False)
+    again = EncoderSpec.from_description(spec.description(), "random", (3, 84, 84))
+    assert (again.rgb_model_name, again.use_group_norm) == ("timm:resnet50_gn", False)

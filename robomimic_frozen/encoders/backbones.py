@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.plugins import provided
 
-GROUP_NORM: Final = "_gn"  # the end of the name of a backbone that `with_group_norm` made
+GROUP_NORM: Final = "+group_norm"  # the end of the name of a backbone that `with_group_norm` made
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -59,17 +60,23 @@ class BackboneFamily:
 def with_group_norm(backbone: Backbone) -> Backbone:
     """Return a backbone with a GroupNorm of 16 channels a group in the place of each BatchNorm, under a name of its own.
 
-    As in Diffusion Policy (Chi et al. 2023), where BatchNorm and the moving average of the weights disagree.
+    As in Diffusion Policy (Chi et al. 2023), where BatchNorm and the moving average of the weights disagree. Its `build` raises ConfigError
+    for a network that has none, or such as do more than normalise.
     """
-    return dataclasses.replace(backbone, name=f"{backbone.name}{GROUP_NORM}", build=lambda: _regrouped(backbone.build()))
+    return dataclasses.replace(backbone, name=f"{backbone.name}{GROUP_NORM}", build=functools.partial(_regrouped, backbone))
 
 
-def _regrouped(network: nn.Module) -> nn.Module:
-    for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(network, name, nn.GroupNorm(max(1, child.num_features // 16), child.num_features))
-        else:
-            _regrouped(child)
+def _regrouped(backbone: Backbone) -> nn.Module:
+    network = backbone.build()
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    for name, norm in norms.items():
+        groups = max(1, norm.num_features // 16)
+        if type(norm) is not nn.BatchNorm2d or norm.num_features % groups:
+            what = f"{backbone.name} cannot have GroupNorm in the place of {name}, a {type(norm).__name__} of {norm.num_features} channels"
+            raise ConfigError(f"{what}; set use_group_norm to false")
+        network.set_submodule(name, nn.GroupNorm(groups, norm.num_features))
+    if not norms:
+        raise ConfigError(f"{backbone.name} has no BatchNorm that GroupNorm could take the place of; set use_group_norm to false")
     return network
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from robomimic_frozen.encoders.backbones import Backbone, get_backbone
+from robomimic_frozen.encoders.backbones import Backbone, get_backbone, with_group_norm
 from robomimic_frozen.encoders.readouts import projection
 from robomimic_frozen.encoders.spec import EncoderSpec, check_group_norm
 from robomimic_frozen.encoders.vision import VisionBackbone
@@ -76,7 +76,7 @@ class MultiImageObsEncoder(nn.Module):
         self._seen: set[str] = set()  # keys of images whose values were looked at
         resize_shapes = _by_key("resize_shape", resize_shape, self.rgb_keys)
         crop_shapes = _by_key("crop_shape", crop_shape, self.rgb_keys)
-        backbone = _backbone(rgb_model_name)
+        backbone = _backbone(rgb_model_name, use_group_norm)
         specs = {
             key: EncoderSpec(
                 backbone.name,
@@ -85,7 +85,8 @@ class MultiImageObsEncoder(nn.Module):
                 freeze_encoder=freeze_rgb_encoder, imagenet_norm=imagenet_norm, random_crop=random_crop,
                 resize_shape=resize_shapes[key], crop_shape=crop_shapes[key],
                 feature_stage=feature_stage, pool=pool, grid_size=grid_size, augment=augment, max_shift=max_shift, map_noise=map_noise,
-                map_drop=map_drop, use_group_norm=use_group_norm, image_shape=self.shapes[key], backbone=backbone,
+                map_drop=map_drop, use_group_norm=use_group_norm and isinstance(rgb_model_name, str), image_shape=self.shapes[key],
+                backbone=backbone,
             )
             for key in self.rgb_keys
         }  # fmt: skip
@@ -216,7 +217,8 @@ def _by_key(name: str, setting: Shape | Mapping[str, Shape] | None, keys: Sequen
     return {key: setting.get(key) for key in keys}
 
 
-def _backbone(model: str | nn.Module) -> Backbone:
+def _backbone(model: str | nn.Module, use_group_norm: bool) -> Backbone:
     if isinstance(model, str):
         return get_backbone(model)
-    return Backbone(type(model).__name__, build=functools.partial(copy.deepcopy, model), fetch_weights=None)
+    own = Backbone(type(model).__name__, build=functools.partial(copy.deepcopy, model), fetch_weights=None)
+    return with_group_norm(own) if use_group_norm else own

@@ -6,7 +6,8 @@ A grid of the final stage is read unless a config says otherwise: at 224 pixels 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ def _read_siglip(path: Path, network: Any) -> dict[str, Any]:
         network.load_pretrained(str(path))
     except FileNotFoundError as error:
         raise WeightsUnavailableError(f"weights file {path} does not exist; correct core_kwargs.weights") from error
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
+    except (EOFError, KeyError, OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(f"weights file {path} is not of a siglip_base of big_vision ({first_line(error)}); give another file") from error
     return network.state_dict()
 
@@ -108,8 +109,8 @@ def _resnet(name: str, architecture: str, key: str, fetch: Callable[[], Path]) -
 
 def _read_convnet(key: str, path: Path, network: nn.Module) -> dict[str, Any]:
     """Read the image network out of a file of R3M or VIP, which have it beside others; or a file of that network alone."""
-    content = read_weights(path)
-    content, prefix = content.get(key, content), "module.convnet."
+    content, prefix = read_weights(path), "module.convnet."
+    content = content[key] if isinstance(content.get(key), Mapping) else content
     convnet = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
     return convnet or content
 

@@ -83,7 +83,7 @@ class EncoderSpec:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ConfigError(f"algo.feature_cache.{name} is {getattr(self, name)}; choose 0 or more")
         backbone = self.backbone or get_backbone(self.rgb_model_name)
-        check_group_norm(self.use_group_norm, self.pretrained_encoder and backbone.fetch_weights is not None)
+        check_group_norm(self.use_group_norm, self.pretrained_encoder)
         if self.use_group_norm and not backbone.name.endswith(GROUP_NORM):
             backbone = with_group_norm(backbone)
         if not isinstance(self.freeze_encoder, bool):
@@ -156,9 +156,13 @@ class EncoderSpec:
             "normalize": self.imagenet_norm,
             "feature_dim": network.frozen_dim,
             **_described(network.kept, self.grid_size),
-            **({"randomizers": [(name, dict(given)) for name, given in self.randomizers]} if self.randomizers else {}),
+            **(self._described_randomizers() if self.randomizers else {}),  # caches of 0.1.0 have no such entries
             **{name: getattr(self, name) for name in _DESCRIBED},
         }
+
+    def _described_randomizers(self) -> dict[str, Any]:
+        random_crop = self.preprocessing().random_crop and self.crop_shape is not None
+        return {"randomizers": [(name, dict(given)) for name, given in self.randomizers], "random_crop": random_crop}
 
     def fingerprint(self) -> str:
         """Return the sha256 of `description`."""
@@ -178,6 +182,7 @@ class EncoderSpec:
             pool=_readings_of(description["pool"]),
             grid_size=description["grid_size"],
             randomizers=description.get("randomizers", ()),
+            random_crop=description.get("random_crop", True),
             image_shape=image_shape,
             **{name: description[name] for name in _DESCRIBED},
         )

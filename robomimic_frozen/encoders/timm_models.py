@@ -89,7 +89,9 @@ def build(name: str) -> Any:
 
 
 def _has_class_token(network: Any) -> bool:
-    return type(network).__name__ in _TRANSFORMERS and network.cls_token is not None
+    # Hybrid ones make patches of the map of a convolutional network, and say nothing of how large those are in pixels.
+    of_pixels = type(network).__name__ in _TRANSFORMERS and type(network.patch_embed).__name__ == "PatchEmbed"
+    return of_pixels and network.cls_token is not None and network.pretrained_cfg["fixed_input_size"]
 
 
 def _stage_modules(network: Any) -> list[str]:
@@ -147,10 +149,13 @@ def read_transformer(path: Path, network: Any) -> dict[str, Any]:
 
     content = read_weights(path)
     flat = content.get("model", content)
-    patches = network.patch_embed.proj.weight.shape
-    for name, value in flat.items() if isinstance(flat, Mapping) else ():
-        if name.endswith("patch_embed.proj.weight") and value.shape != patches:  # which timm would make fit
-            what = f"weights file {path} has patches of {list(value.shape)}, and the network of {list(patches)}"
+    flat = flat.get("state_dict", flat) if isinstance(flat, Mapping) else {}
+    patches, positions = network.patch_embed.proj.weight.shape, network.pos_embed.shape[1]
+    for name, value in flat.items():  # of what timm would make fit
+        wrong_patches = name.endswith("patch_embed.proj.weight") and value.shape != patches
+        # The class token may have a position in the file alone.
+        if wrong_patches or (name.endswith("pos_embed") and "decoder" not in name and value.shape[1] not in (positions, positions + 1)):
+            what = f"weights file {path} has {name} of {list(value.shape)}, and the network {positions} patches of {list(patches)}"
             raise WeightsError(f"{what}; set rgb_model_name to the file's architecture or weights to another file")
     try:
         return checkpoint_filter_fn(content, network)

@@ -76,8 +76,6 @@ class VisionBackbone(nn.Module):
         self.num_frozen = min(backbone.stages.index(last_frozen) + 1, len(names)) if spec.freeze_encoder else 0
         for name in self.frozen_stages:
             self.stages[name] = _shared(backbone.name, name, self.stages[name].requires_grad_(False).eval())
-        for name in self._trainable_stages:
-            self.stages[name].to(memory_format=torch.channels_last)  # in which convolutions are trained faster
         self.register_state_dict_post_hook(_leave_out_frozen_stages)
         self._make_readouts(spec.preprocessing().output_size)
 
@@ -173,8 +171,7 @@ class VisionBackbone(nn.Module):
     def unfreeze(self) -> None:
         """Make every stage trainable. The optimizer has to be told."""
         for name in self.frozen_stages:
-            stage = copy.deepcopy(self.stages[name]).requires_grad_(True).train(self.training)
-            self.stages[name] = stage.to(memory_format=torch.channels_last)
+            self.stages[name] = copy.deepcopy(self.stages[name]).requires_grad_(True).train(self.training)
         self.num_frozen = 0
 
     def _normalized(self, images: Tensor) -> Tensor:

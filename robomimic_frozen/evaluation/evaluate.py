@@ -56,6 +56,7 @@ class Summary:
     Attributes:
         episodes: how many ended, in success or failure.
         first_error: that of the first episode that ended in one.
+        overrides: 'KEY.PATH=VALUE', which the config of the checkpoint was changed by.
         interval: of the success rate, with 95 % confidence; None without episodes, as is all that is averaged over them.
     """
 
@@ -69,6 +70,7 @@ class Summary:
     mean_return: float | None
     steps_per_second: float | None
     first_error: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 class EpisodesFailedError(RobomimicFrozenError):
@@ -98,7 +100,7 @@ def evaluate(
         try:
             _roll_out([task for each in tasks.values() for task in each if not _rolled_out(task)], executor, progress)
         finally:
-            summaries = [summarize(str(file), _finished(each)) for file, each in tasks.items()]
+            summaries = [summarize(str(file), _finished(each), tuple(overrides)) for file, each in tasks.items()]
             write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
     return summaries
 
@@ -115,13 +117,13 @@ def recorded_episode(checkpoint: Path, horizon: int | None, seed: int, out: Path
     return video
 
 
-def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary:
+def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]], overrides: tuple[str, ...] = ()) -> Summary:
     """Return the summary of episodes as their files hold them."""
     ended = [episode for episode in episodes if episode["error"] is None]
     errors = [episode["error"] for episode in episodes if episode["error"] is not None]
     first_error = next(iter(errors), None)
     if not ended:
-        return Summary(checkpoint, 0, 0, len(errors), None, None, None, None, None, first_error)
+        return Summary(checkpoint, 0, 0, len(errors), None, None, None, None, None, first_error, overrides)
     successes, steps = sum(episode["success"] for episode in ended), [episode["steps"] for episode in ended]
     return Summary(
         checkpoint, len(ended), successes, len(errors),
@@ -131,6 +133,7 @@ def summarize(checkpoint: str, episodes: Sequence[Mapping[str, Any]]) -> Summary
         mean_return=statistics.mean(episode["total_reward"] for episode in ended),
         steps_per_second=sum(steps) / sum(episode["seconds"] for episode in ended),
         first_error=first_error,
+        overrides=overrides,
     )
 
 
@@ -152,12 +155,13 @@ def as_table(summaries: Sequence[Summary]) -> str:
     """Return a table in Markdown, a row for each checkpoint."""
     lines = ["| checkpoint | success | 95 % | episodes | errors | steps | return | steps/s |", "|---|---|---|---|---|---|---|---|"]
     for summary in summaries:
+        name = " ".join((summary.checkpoint, *summary.overrides))
         if summary.interval is None:
-            lines.append(f"| {summary.checkpoint} | - | - | 0 | {summary.errors} | - | - | - |")
+            lines.append(f"| {name} | - | - | 0 | {summary.errors} | - | - | - |")
             continue
         low, high = summary.interval
         lines.append(
-            f"| {summary.checkpoint} | {summary.success_rate:.2f} | {low:.2f}-{high:.2f} | {summary.episodes} | {summary.errors} | "
+            f"| {name} | {summary.success_rate:.2f} | {low:.2f}-{high:.2f} | {summary.episodes} | {summary.errors} | "
             f"{summary.mean_steps:.1f} | {summary.mean_return:.2f} | {summary.steps_per_second:.1f} |"
         )
     return "\n".join(lines)
@@ -204,7 +208,8 @@ def _roll_out(tasks: Sequence[Task], executor: Executor, progress: bool) -> None
             if video is not None:
                 with atomic_write(task.folder / "videos" / _outcome(episode) / f"seed_{task.seed}.mp4") as beside:
                     beside.write_bytes(video)
-            write_json(task.result, {"checkpoint": str(task.checkpoint), "horizon": task.horizon, **episode})
+            of_task = {"checkpoint": str(task.checkpoint), "overrides": task.overrides, "horizon": task.horizon}
+            write_json(task.result, {**of_task, **episode})
             successes += bool(episode["success"])
             bar.update()
             bar.set_postfix(successes=successes)

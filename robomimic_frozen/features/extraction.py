@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import robomimic.models.obs_core  # noqa: F401  # which registers the randomizers
 import torch
 import torch.nn.functional as F
 from robomimic.utils.obs_utils import OBS_RANDOMIZERS

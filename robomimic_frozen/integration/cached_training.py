@@ -12,18 +12,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 from robomimic.utils.dataset import SequenceDataset
-from robomimic.utils.obs_utils import OBS_RANDOMIZERS
-from robomimic.utils.python_utils import extract_class_init_kwargs_from_dict
 
 from robomimic_frozen.config import Selection, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec, Randomizer, of_key, settings_in
+from robomimic_frozen.encoders.spec import EncoderSpec, of_key, settings_in
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.dataset import ActionKeysDataset, CachedFeatureDataset
 from robomimic_frozen.features.int8 import Int8Features
 from robomimic_frozen.features.source import ImageSource, check_dataset
 from robomimic_frozen.features.store import ensure_features
-from robomimic_frozen.integration.checks import image_keys, needs_of, splits_of
+from robomimic_frozen.integration.checks import image_keys, needs_of, randomizers_of, splits_of
 from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.utils.parallel import Executor
 from robomimic_frozen.utils.urls import is_url
@@ -49,21 +47,12 @@ def why_uncached(config: Any) -> str | None:
         return "the encoder is not frozen"
     if _starts_from_trained_encoder(config):
         return "algo.init_from has trained its encoder"
-    for name, given in _randomizers_of(encoder):
+    for name, given in randomizers_of(encoder):
         if name not in CACHED_RANDOMIZERS or given.get("num_samples", 1) != 1:
             return f"the cache cannot reproduce the randomizer {name}{' with its num_samples' if name in CACHED_RANDOMIZERS else ''}"
         if not config.algo.feature_cache.cached_crops:
             return f"algo.feature_cache.cached_crops is 0, which leaves nothing for the randomizer {name}"
     return None
-
-
-def _randomizers_of(encoder: Any) -> list[Randomizer]:
-    """Return the randomizers of a modality; robomimic 0.5 takes lists of them, too."""
-    names, arguments = encoder.obs_randomizer_class, encoder.obs_randomizer_kwargs
-    names, arguments = names if isinstance(names, list) else [names], arguments if isinstance(arguments, list) else [arguments]
-    pairs = [(name, given or {}) for name, given in zip(names, arguments, strict=False) if name]
-    # As robomimic does, which passes over other arguments, of another randomizer say.
-    return [(name, extract_class_init_kwargs_from_dict(OBS_RANDOMIZERS[name], given)) for name, given in pairs]
 
 
 class _EncoderIsFrozen:
@@ -134,7 +123,7 @@ def _features(
     groups = ("obs", "next_obs") if next_obs else ("obs",)
     cache, core_kwargs = config.algo.feature_cache, config.observation.encoder.rgb.core_kwargs
     device = None if config.train.cuda else torch.device("cpu")
-    randomizers, features = _randomizers_of(config.observation.encoder.rgb), {}
+    randomizers, features = randomizers_of(config.observation.encoder.rgb), {}
     for source in (ImageSource(place, demos, f"{group}/{key}") for group in groups for key in obs_keys if key in images):
         settings = of_key(core_kwargs, source.key.partition("/")[2])
         spec = EncoderSpec.from_core_kwargs(settings, source.image_shape(), cache, randomizers)

@@ -7,14 +7,16 @@ import logging
 from typing import Any
 
 from robomimic.config.config import Config
+from robomimic.utils.obs_utils import OBS_RANDOMIZERS
+from robomimic.utils.python_utils import extract_class_init_kwargs_from_dict
 
 from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import EncoderSpec, check_core_kwargs, of_key, settings_in
-from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.encoders.spec import EncoderSpec, Randomizer, check_core_kwargs, of_key, settings_in
+from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
-from robomimic_frozen.integration.doubts import large_actions, small_crop
+from robomimic_frozen.integration.doubts import large_actions, small_crop, usual_crop
 from robomimic_frozen.integration.versions import check_validation
 from robomimic_frozen.plugins import provided
 from robomimic_frozen.policies.normalization import check_normalization
@@ -46,6 +48,7 @@ def check_config(config: Config) -> list[str]:
     _check_filter_keys(config)
     check_validation(config)
     encoder = config.observation.encoder.rgb
+    randomizers_of(encoder)
     has_core = encoder.core_class == FrozenResNetCore.__name__
     if has_core:
         check_core_kwargs(encoder.core_kwargs, image_keys(config))
@@ -80,10 +83,24 @@ def image_keys(config: Config) -> set[str]:
     return {key for group in config.observation.modalities.values() for key in group.get("rgb", [])}
 
 
+def randomizers_of(encoder: Any) -> list[Randomizer]:
+    """Return the randomizers of a modality; robomimic 0.5 takes lists of them, too. Raises ConfigError for one that robomimic lacks."""
+    names, arguments = encoder.obs_randomizer_class, encoder.obs_randomizer_kwargs
+    names, arguments = names if isinstance(names, list) else [names], arguments if isinstance(arguments, list) else [arguments]
+    pairs = [(name, given or {}) for name, given in zip(names, arguments, strict=False) if name]
+    for name, _ in pairs:
+        if name not in OBS_RANDOMIZERS:
+            hint = did_you_mean(name, OBS_RANDOMIZERS, f"choose from: {', '.join(OBS_RANDOMIZERS)}")
+            raise ConfigError(f"robomimic has no obs_randomizer_class {name!r}; {hint}")
+    # As robomimic does, which passes over other arguments, of another randomizer say.
+    return [(name, extract_class_init_kwargs_from_dict(OBS_RANDOMIZERS[name], given)) for name, given in pairs]
+
+
 def _check_patches(spec: EncoderSpec) -> None:
     patch, sides = spec.backbone.patch_size, spec.preprocessing().output_size
     if any(side % patch for side in sides):
         setting, near = "crop_shape" if spec.crop_shape else "resize_shape", [max(patch, side // patch * patch) for side in sides]
+        near = usual_crop(spec) if spec.crop_shape and small_crop(spec) else near
         what = f"{spec.backbone.name} takes images in patches of {patch} pixels, and would pad those of {list(sides)}"
         raise ConfigError(f"{what}; set core_kwargs.{setting} to {near}")
 

@@ -17,16 +17,24 @@ _SHOWN_OF_A_SIDE: Final = 76 / 84  # by the crops of robomimic's image configs
 
 
 def small_crop(spec: EncoderSpec) -> str | None:
-    """Return a warning where a crop shows less than half of an image, with the size at which it would show as much as robomimic's does."""
+    """Return a warning where a crop shows less than half of an image, and which sizes would make it show as much as robomimic's does."""
     size, crop = spec.resize_shape or spec.image_shape[1:], spec.preprocessing().output_size
     shown = crop[0] * crop[1] / (size[0] * size[1])
     if shown >= _LITTLE:
         return None
+    if spec.backbone.image_size is not None:  # the size is right, then
+        return f"crop_shape {list(crop)} shows {shown:.0%} of an image of {list(size)}; set core_kwargs.crop_shape to {usual_crop(spec)}"
     resized = [min(side, round(part / _SHOWN_OF_A_SIDE)) for side, part in zip(size, crop, strict=True)]
     return (
         f"crop_shape {list(crop)} shows {shown:.0%} of an image of {list(size)}; "
         f"set observation.encoder.rgb.core_kwargs.resize_shape to {resized}, or choose a larger crop_shape"
     )
+
+
+def usual_crop(spec: EncoderSpec) -> list[int]:
+    """Return the crop of the resized image that shows as much as those of robomimic's image configs, in whole patches."""
+    patch = spec.backbone.patch_size
+    return [max(patch, round(side * _SHOWN_OF_A_SIDE / patch) * patch) for side in spec.resize_shape or spec.image_shape[1:]]
 
 
 def large_actions(config: Any) -> Iterator[str]:

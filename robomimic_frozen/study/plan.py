@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -27,6 +28,8 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
         raise ValueError("give one or more, none twice")
     return values
 
+
+FEWEST_STEPS_IN_AN_EPOCH: Final = 20
 
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -100,10 +103,11 @@ class Plan(_Section):
     @field_validator("checkpoints")
     @classmethod
     def _check_that_they_end_with_the_run(cls, steps: int | tuple[int, ...], info: ValidationInfo) -> int | tuple[int, ...]:
-        if isinstance(steps, tuple) and "budget" in info.data and (
-            list(steps) != sorted(set(steps)) or steps[-1:] != (info.data["budget"].steps,)
-        ):
-            raise ValueError("numbers of steps rise, and end with budget.steps")
+        if isinstance(steps, tuple) and "budget" in info.data:
+            if list(steps) != sorted(set(steps)) or steps[-1:] != (info.data["budget"].steps,):
+                raise ValueError("numbers of steps rise, and end with budget.steps")
+            if math.gcd(*steps) < FEWEST_STEPS_IN_AN_EPOCH:
+                raise ValueError(f"choose multiples of one number from {FEWEST_STEPS_IN_AN_EPOCH} on, which will be the steps of an epoch")
         return steps
 
     def runs(self) -> Iterator[Run]:

@@ -115,7 +115,7 @@ def _strip(checkpoint: Path, episode: dict[str, Any], out: Path) -> Path:
 def _figures(results: Results) -> dict[str, Figure]:
     """Return name -> figure; those that show the course of training only where there is more than one checkpoint."""
     figures = {}
-    if results.manifest["plan"]["checkpoints"] != 1:
+    if results.num_checkpoints > 1:
         figures["success_over_seconds"] = _over_training(results, "seconds", "training seconds", log=False)
         figures["success_over_steps"] = _over_training(results, "steps", "gradient steps", log=True)
     figures["success_over_demonstrations"] = _over_demonstrations(results)

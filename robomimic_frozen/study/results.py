@@ -30,6 +30,12 @@ class Results:
         """Return the names of all configurations, in the order of the study file."""
         return list(self.manifest["plan"]["configurations"])
 
+    @property
+    def num_checkpoints(self) -> int:
+        """Return how many checkpoints each run has."""
+        checkpoints = self.manifest["plan"]["checkpoints"]
+        return len(checkpoints) if isinstance(checkpoints, list) else checkpoints
+
     def points(self) -> pd.DataFrame:
         """Return a row for all checkpoints of one configuration that are equally far in training on equally many demonstrations.
 
@@ -55,8 +61,7 @@ class Results:
     def final_points(self) -> pd.DataFrame:
         """Return the rows of `points` that tell of the end of training."""
         points = self.points()
-        checkpoints = self.manifest["plan"]["checkpoints"]
-        return points[points["number"] == (len(checkpoints) if isinstance(checkpoints, list) else checkpoints) - 1]
+        return points[points["number"] == self.num_checkpoints - 1]
 
     def costs(self) -> pd.DataFrame:
         """Return a row for each configuration that has a finished run: medians over its runs of what training costs."""

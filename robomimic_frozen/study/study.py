@@ -126,7 +126,7 @@ def _weights_digest(config: Config) -> str | None:
     drawn = any(not each.get("pretrained_encoder", True) and each.get("freeze_encoder", True) is not True for each in settings)
     if drawn or encoder.core_class != FrozenResNetCore.__name__:
         return None
-    depends_on = ("rgb_model_name", "pretrained_encoder", "weights")
+    depends_on = ("rgb_model_name", "pretrained_encoder", "weights", "use_group_norm")
     specs = [EncoderSpec(**{name: each[name] for name in depends_on if name in each}) for each in settings]
     digests = [spec.build().frozen_sha256() for spec in specs]  # of all stages, frozen or not
     return digests[0] if len(digests) == 1 else fingerprint(*digests)
@@ -175,7 +175,7 @@ class _Study:
 
     @property
     def demonstrations(self) -> Path:
-        return self.out / f"demonstrations-{fingerprint(self.manifest['data'], self.plan.demos)[:12]}.hdf5"
+        return self.out / f"demonstrations-{fingerprint(self.manifest['data'], self.plan.demos, *self.plan.filter_keys)[:12]}.hdf5"
 
     def calibrate(self, run: Run) -> None:
         calibrate(self._config(run), self._shared(run))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel
 from robomimic.config.config import Config
@@ -19,11 +20,10 @@ from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_hist
 from robomimic_frozen.features.store import METADATA
 from robomimic_frozen.integration.training import STATE_FILE
 from robomimic_frozen.policies.checkpoints import checkpoints_in, count_parameters, networks, read_checkpoint
-from robomimic_frozen.study.plan import Budget
+from robomimic_frozen.study.plan import FEWEST_STEPS_IN_AN_EPOCH, Budget
 from robomimic_frozen.utils.files import write_json
 
-# After each epoch robomimic logs, and the state is saved with which an interrupted run goes on.
-_FEWEST_STEPS_IN_AN_EPOCH, _MOST_STEPS_IN_AN_EPOCH = 20, 500
+_MOST_STEPS_IN_AN_EPOCH: Final = 500  # after each, the state is saved with which an interrupted run goes on
 _CALIBRATION_EPOCHS, _CALIBRATION_STEPS = 4, 5
 
 
@@ -91,17 +91,17 @@ def train(config: Config, budget: Budget, checkpoints: int | tuple[int, ...], fo
     if budget.seconds is not None:
         seconds_per_step = calibrate(config, shared)
         steps = int((budget.seconds - _extraction_seconds(shared)) / seconds_per_step)
-    if isinstance(checkpoints, int) and steps < checkpoints:
-        raise StudyError(
-            f"{max(0, steps)} gradient steps fit into the budget, too few for {checkpoints} checkpoints "
-            f"(extracting the features took {_extraction_seconds(shared):.0f} s); raise the budget"
-        )
     if isinstance(checkpoints, int):
+        if steps < checkpoints:
+            raise StudyError(
+                f"{max(0, steps)} gradient steps fit into the budget, too few for {checkpoints} checkpoints "
+                f"(extracting the features took {_extraction_seconds(shared):.0f} s); raise the budget"
+            )
         epochs = math.ceil(steps / checkpoints / _MOST_STEPS_IN_AN_EPOCH)
         steps_per_epoch, saved = steps // (checkpoints * epochs), [epochs * number for number in range(1, checkpoints + 1)]
     else:
         between = math.gcd(*checkpoints)
-        short = [each for each in range(_FEWEST_STEPS_IN_AN_EPOCH, _MOST_STEPS_IN_AN_EPOCH + 1) if between % each == 0]
+        short = [each for each in range(FEWEST_STEPS_IN_AN_EPOCH, _MOST_STEPS_IN_AN_EPOCH + 1) if between % each == 0]
         steps_per_epoch = max(short, default=between)
         saved = [step // steps_per_epoch for step in checkpoints]
     run = _run(config, steps_per_epoch, saved, folder, shared)
