@@ -337,7 +337,8 @@ def test_a_process_that_extracts_and_does_nothing_else_knows_the_randomizers():
 
 def test_a_misspelt_randomizer_is_named_before_training(make_config):
     config = make_config()
-    config.observation.encoder.rgb.obs_randomizer_class = "ColourRandomizer"
+    with config.values_unlocked():
+        config.observation.encoder.rgb.obs_randomizer_class = "ColourRandomizer"
     with pytest.raises(ConfigError, match="robomimic has no obs_randomizer_class 'ColourRandomizer'; did you mean 'ColorRandomizer'"):
         check_config(config)
 
