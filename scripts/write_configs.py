@@ -35,6 +35,7 @@ OF_EVERY_TASK: dict[str, dict[str, object]] = {
     "resnet18_trainable": {f"{CORE}.freeze_encoder": False},
     "resnet18_random": {f"{CORE}.freeze_encoder": False, f"{CORE}.pretrained_encoder": False},
     "offline": OFFLINE,
+    "offline_shift": {**OFFLINE, f"{CORE}.augment": "shift"},
     "offline_keypoints": {**OFFLINE, **KEYPOINTS},
 }
 DIFFERENCES: dict[str, dict[str, object]] = {
