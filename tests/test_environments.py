@@ -164,7 +164,7 @@ def test_eval_of_which_every_episode_ends_in_an_error_fails_and_says_why(monkeyp
 
     good = evaluation.summarize("good.pth", [episode("KeyError: 'y'"), episode(None)])
     bad = evaluation.summarize("bad.pth", [episode("KeyError: 'x'\n  at once"), episode("KeyError: 'z'")])
-    monkeypatch.setattr(evaluation, "evaluate", lambda *args: [good, bad])
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: [good, bad])
     assert cli.main(["eval", "any.pth", "--out", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
     assert "| good.pth | 1.00 |" in out and "| bad.pth | - |" in out

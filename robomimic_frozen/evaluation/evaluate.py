@@ -173,14 +173,14 @@ def _tasks(
     copy = local_path(file)
     # Also where its horizon is not asked for: robomimic 0.5 would execute what a malicious file says.
     checkpoint = read_checkpoint(copy, "CKPT")
-    checkpoint = with_overrides(loadable(checkpoint, f"checkpoint {file}"), overrides)
-    first = checkpoint["env_metadata"]
+    changed = with_overrides(loadable(checkpoint, f"checkpoint {file}"), overrides)
+    first = changed["env_metadata"]
     if others := len(environments_in(checkpoint)) - 1:
         where = f"it is rolled out in the environment of the first, {first['env_name']}"
         logger.warning("%s was trained on %d datasets; %s", file, others + 1, where)
-    steps = horizon or json.loads(checkpoint["config"])["experiment"]["rollout"]["horizon"]
-    changed = f"-{fingerprint(*overrides)[:12]}" if overrides else ""
-    folder = out / f"{copy.stem}-{sha256_of(copy)[:12]}{changed}" / f"horizon_{steps}"
+    steps = horizon or json.loads(changed["config"])["experiment"]["rollout"]["horizon"]
+    settings = f"-{fingerprint(*overrides)[:12]}" if overrides else ""
+    folder = out / f"{copy.stem}-{sha256_of(copy)[:12]}{settings}" / f"horizon_{steps}"
     return [Task(file, seed + number, steps, folder, number < num_videos, overrides) for number in range(num_episodes)]
 
 
