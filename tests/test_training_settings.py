@@ -191,3 +191,9 @@ def test_sequences_of_features_have_the_embedding_of_their_language(monkeypatch,
     batch = next(iter(DataLoader(features, batch_size=2)))
     assert batch["obs"]["lang_emb"].tolist() == [[[4.0] * 4]] * 2
     assert batch["obs"][IMAGE].shape[-2:] == (1, 1)
+
+
+@pytest.mark.parametrize("earlier", [True, 5, ["other.hdf5"], [], [7]])
+def test_a_dataset_on_the_command_line_takes_the_place_of_whatever_the_config_says(earlier, write_config, dataset):
+    (entry,) = datasets_of(load_config(str(write_config(**{"train.data": earlier})), None, str(dataset), []))
+    assert entry["path"] == str(dataset)

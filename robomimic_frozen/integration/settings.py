@@ -12,7 +12,6 @@ from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
 from robomimic.config.config import Config
 
-from robomimic_frozen.config import datasets_of
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.integration.versions import check_datasets, drop_what_is_done_anyway
 from robomimic_frozen.policies.checkpoints import check_class_names
@@ -24,9 +23,10 @@ def load_config(config_path: str | None, algo: str | None, dataset: str | None, 
     apply_overrides(config, overrides)
     check_class_names(config, "config")
     if dataset is not None:
-        entries = datasets_of(config)
+        earlier = config.train.data
+        single = earlier[0] if isinstance(earlier, (list, tuple)) and len(earlier) == 1 else None
         with config.unlocked():  # what else a list says of a single dataset, such as its language, is true of another one, too
-            config.train.data = [{**entries[0], "path": dataset}] if len(entries) == 1 else dataset
+            config.train.data = [{**single, "path": dataset}] if isinstance(single, dict) else dataset
     check_datasets(config)
     return config
 
