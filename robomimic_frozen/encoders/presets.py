@@ -29,25 +29,23 @@ def frozen_backbones() -> list[Backbone]:
     dinov2 = [
         _transformer(
             f"dinov2_{size}", f"vit_{size}_patch14_reg4_dinov2", 14,
-            functools.partial(fetch_from_hub, f"{_FILES}/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_reg4_pretrain.pth"),
+            f"{_FILES}/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_reg4_pretrain.pth",
         )
         for size, letter in (("small", "s"), ("base", "b"), ("large", "l"))
     ]  # fmt: skip
     vc1 = [
-        _transformer(
-            f"vc1_{size}", f"vit_{size}_patch16_224", 16, functools.partial(fetch_from_hub, f"{_FILES}/eai-vc/vc1_vit{letter}.pth")
-        )
+        _transformer(f"vc1_{size}", f"vit_{size}_patch16_224", 16, f"{_FILES}/eai-vc/vc1_vit{letter}.pth")
         for size, letter in (("base", "b"), ("large", "l"))
     ]
     r3m = [_resnet(f"r3m_resnet{depth}", f"resnet{depth}", "r3m", functools.partial(_r3m_file, depth)) for depth in (18, 34, 50)]
     return [*dinov2, *vc1, *r3m, _resnet("vip_resnet50", "resnet50", "vip", _vip_file), _siglip()]
 
 
-def _transformer(name: str, model: str, patch_size: int, fetch: Callable[[str], Path]) -> Backbone:
+def _transformer(name: str, model: str, patch_size: int, url: str) -> Backbone:
     return Backbone(
         name,
         functools.partial(timm_models.build, model),
-        functools.partial(fetch, name),
+        functools.partial(fetch_from_hub, url, name),
         stages=timm_models.TOKEN_STAGES,
         split=timm_models.split,
         feature_stage="final",
@@ -55,7 +53,7 @@ def _transformer(name: str, model: str, patch_size: int, fetch: Callable[[str], 
         patch_size=patch_size,
         image_size=_IMAGE_SIZE,
         read_weights=timm_models.read_transformer,
-        unused_weights=("head.", "decoder_", "mask_token"),
+        unused_weights=("head.", "decoder_"),
     )
 
 

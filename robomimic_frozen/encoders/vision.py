@@ -77,7 +77,9 @@ class VisionBackbone(nn.Module):
         for name in self.frozen_stages:
             self.stages[name] = _shared(backbone.name, name, self.stages[name].requires_grad_(False).eval())
         self.register_state_dict_post_hook(_leave_out_frozen_stages)
-        self._make_readouts(spec.preprocessing().output_size)
+        image_size = spec.preprocessing().output_size
+        self._patches = [math.ceil(side / backbone.patch_size) for side in image_size]  # of a transformer, in rows and columns
+        self._make_readouts(image_size)
 
     @torch.no_grad()
     def _make_readouts(self, image_size: tuple[int, int]) -> None:
@@ -190,8 +192,7 @@ class VisionBackbone(nn.Module):
         if activation.ndim == 2:  # of a network that pools by itself, or a class token
             return activation[:, :, None, None]
         if activation.ndim == 3:
-            height, width = (math.ceil(side / self.spec.backbone.patch_size) for side in self.spec.preprocessing().output_size)
-            return activation[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+            return activation[:, -math.prod(self._patches) :].transpose(1, 2).unflatten(2, self._patches)
         return activation
 
     def _readouts_of(self, stage: str) -> list[nn.Module]:

@@ -133,10 +133,10 @@ def _run(config: Config, steps_per_epoch: int, saved: Sequence[int], folder: Pat
         config.experiment.save.epochs = list(saved)
         if "feature_cache" in config.algo:
             config.algo.feature_cache.dir = str((shared / "features").absolute())
-    interrupted = next((state.parent for state in folder.absolute().glob(f"{config.experiment.name}/*/{STATE_FILE}")), None)
-    if interrupted is None or not saved:
+    states = folder.absolute().glob(f"{config.experiment.name}/*/{STATE_FILE}") if saved else ()
+    interrupted = next((state.parent for state in states), None)
+    if interrupted is None:
         shutil.rmtree(folder, ignore_errors=True)
-        interrupted = None
     return run_stock_train(config, folder, interrupted)
 
 
