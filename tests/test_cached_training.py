@@ -335,11 +335,20 @@ def test_a_process_that_extracts_and_does_nothing_else_knows_the_randomizers():
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "ROBOMIMIC_FROZEN_AUTOLOAD": "0"}, check=True, capture_output=True)
 
 
-def test_a_misspelt_randomizer_is_named_before_training(make_config):
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"obs_randomizer_class": "ColourRandomizer"}, "no obs_randomizer_class 'ColourRandomizer'; did you mean 'ColorRandomizer'"),
+        ({"obs_randomizer_class": {"name": "ColorRandomizer"}}, "no obs_randomizer_class {'name': 'ColorRandomizer'}; did you mean 'ColorRandomizer'"),
+        ({"obs_randomizer_class": [["ColorRandomizer"]]}, r"no obs_randomizer_class \['ColorRandomizer'\]; did you mean 'ColorRandomizer'"),
+        ({"obs_randomizer_class": "ColorRandomizer", "obs_randomizer_kwargs": 3}, "obs_randomizer_kwargs of ColorRandomizer is 3"),
+    ],
+)
+def test_a_randomizer_that_robomimic_cannot_make_is_named_before_training(settings, words, make_config):
     config = make_config()
     with config.values_unlocked():
-        config.observation.encoder.rgb.obs_randomizer_class = "ColourRandomizer"
-    with pytest.raises(ConfigError, match="robomimic has no obs_randomizer_class 'ColourRandomizer'; did you mean 'ColorRandomizer'"):
+        config.observation.encoder.rgb.update(settings)
+    with pytest.raises(ConfigError, match=words):
         check_config(config)
 
 

@@ -88,10 +88,12 @@ def randomizers_of(encoder: Any) -> list[Randomizer]:
     names, arguments = encoder.obs_randomizer_class, encoder.obs_randomizer_kwargs
     names, arguments = names if isinstance(names, list) else [names], arguments if isinstance(arguments, list) else [arguments]
     pairs = [(name, given or {}) for name, given in zip(names, arguments, strict=False) if name]
-    for name, _ in pairs:
-        if name not in OBS_RANDOMIZERS:
+    for name, given in pairs:
+        if not isinstance(name, str) or name not in OBS_RANDOMIZERS:
             hint = did_you_mean(name, OBS_RANDOMIZERS, f"choose from: {', '.join(OBS_RANDOMIZERS)}")
             raise ConfigError(f"robomimic has no obs_randomizer_class {name!r}; {hint}")
+        if not isinstance(given, dict):
+            raise ConfigError(f"obs_randomizer_kwargs of {name} is {given!r}; give {{ARGUMENT: VALUE}}, or {{}}")
     # As robomimic does, which passes over other arguments, of another randomizer say.
     return [(name, extract_class_init_kwargs_from_dict(OBS_RANDOMIZERS[name], given)) for name, given in pairs]
 
