@@ -339,7 +339,10 @@ def test_a_process_that_extracts_and_does_nothing_else_knows_the_randomizers():
     ("settings", "words"),
     [
         ({"obs_randomizer_class": "ColourRandomizer"}, "no obs_randomizer_class 'ColourRandomizer'; did you mean 'ColorRandomizer'"),
-        ({"obs_randomizer_class": {"name": "ColorRandomizer"}}, "no obs_randomizer_class {'name': 'ColorRandomizer'}; did you mean 'ColorRandomizer'"),
+        (
+            {"obs_randomizer_class": {"name": "ColorRandomizer"}},
+            "no obs_randomizer_class {'name': 'ColorRandomizer'}; did you mean 'ColorRandomizer'",
+        ),
         ({"obs_randomizer_class": [["ColorRandomizer"]]}, r"no obs_randomizer_class \['ColorRandomizer'\]; did you mean 'ColorRandomizer'"),
         ({"obs_randomizer_class": "ColorRandomizer", "obs_randomizer_kwargs": 3}, "obs_randomizer_kwargs of ColorRandomizer is 3"),
     ],
