@@ -94,13 +94,13 @@ def evaluate(
     Raises:
         ConfigError: a checkpoint cannot be read or rolled out here; another evaluation is writing to `out`.
     """
-    files = [file for place in checkpoints for file in checkpoints_in(place, "CKPT")]
-    tasks = {file: _tasks(file, num_episodes, horizon, seed, out, num_videos, tuple(overrides)) for file in files}
+    files, settings = [file for place in checkpoints for file in checkpoints_in(place, "CKPT")], tuple(overrides)
+    tasks = {file: _tasks(file, num_episodes, horizon, seed, out, num_videos, settings) for file in files}
     with exclusive_lock(out, "evaluation"):
         try:
             _roll_out([task for each in tasks.values() for task in each if not _rolled_out(task)], executor, progress)
         finally:
-            summaries = [summarize(str(file), _finished(each), tuple(overrides)) for file, each in tasks.items()]
+            summaries = [summarize(str(file), _finished(each), settings) for file, each in tasks.items()]
             write_json(out / "results.json", [dataclasses.asdict(summary) for summary in summaries])
     return summaries
 

@@ -36,8 +36,8 @@ _SAMPLE_IMAGES: Final = 32
 
 def extract_demo(
     spec: EncoderSpec, source: ImageSource, weights_sha256: str, device: torch.device | None, threads: int | None, demo: str
-) -> tuple[str, bytes, float]:
-    """Return the digest of a demo's images, their features as they are stored, and the error of that, of int8 as `to_int8` says.
+) -> tuple[str, bytes, float | None]:
+    """Return the digest of a demo's images, their features as they are stored, and of int8 the error as `to_int8` has it.
 
     The network is built once in each worker.
 
@@ -52,7 +52,7 @@ def extract_demo(
     extraction = worker_state(_make_extraction, spec, source, weights_sha256, device, threads)
     images = source.read(demo)
     features = extraction(source.place_of(demo), images)
-    return (image_digest(images), *(to_int8(features) if spec.dtype == "int8" else (features.tobytes(), 0.0)))
+    return (image_digest(images), *(to_int8(features) if spec.dtype == "int8" else (features.tobytes(), None)))
 
 
 def _make_extraction(

@@ -266,7 +266,7 @@ def _extract(wanted: _Wanted, folder: Path, device: torch.device | None, executo
             features.write(content)
             to_disk(features)
             done[demo] = {"name": demo, "frames": wanted.frames[demo], "images": digest, "crc32": zlib.crc32(content)}
-            if wanted.spec.dtype == "int8":
+            if error is not None:
                 done[demo]["error"] = error
             progress.write(f"\n{json.dumps(done[demo])}")
             to_disk(progress)

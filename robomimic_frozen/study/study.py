@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import platform
@@ -99,9 +100,8 @@ def _attempt(do: Callable[[Run], None], run: Run) -> str | None:
 def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
     configs = {name: each.load() for name, each in plan.configurations.items()}
-    for config in configs.values():
-        for key in _drawn_from(plan):
-            check_dataset(Selection(str(plan.dataset), key), needs_of(config))
+    for key, config in itertools.product(_drawn_from(plan), configs.values()):
+        check_dataset(Selection(str(plan.dataset), key), needs_of(config))
     manifest = {
         "plan": plan.model_dump(mode="json"),
         "environment": {
