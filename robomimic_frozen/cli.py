@@ -210,6 +210,7 @@ def _plot(arguments: Namespace) -> None:
     "budget; then write OUT/report.html. What is done already, with the same code and data, is not done again.",
     flag("plan", "what to compare, in YAML or JSON (see docs/studies.md)", type=Path, metavar="FILE"),
     flag("--out", "folder for results (%(default)s)", Path("runs/study")),
+    flag("--only", "only the runs with this in their name, as in 'frozen, 10 demonstrations, seed 1'", "", metavar="TEXT"),
     *executor_flags())  # fmt: skip
 def _study(arguments: Namespace) -> None:
     register()
@@ -223,7 +224,7 @@ def _study(arguments: Namespace) -> None:
         with executor_of(arguments) as executor:
             here = arguments.executor == "local"  # one run at a time, so that each has the machine for itself
             of_runs, rollout_workers = (ThisProcess(), executor.workers) if here else (executor, executor.threads or 1)
-            run_study(read_plan(arguments.plan), arguments.out, of_runs, rollout_workers)
+            run_study(read_plan(arguments.plan), arguments.out, of_runs, rollout_workers, arguments.only)
     except StudyError:
         with contextlib.suppress(ConfigError):  # none is finished
             print(write_report(arguments.out, with_films=True))

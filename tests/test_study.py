@@ -16,12 +16,13 @@ from robomimic_versions import IS_0_5
 
 import robomimic_frozen
 from robomimic_frozen import cli
-from robomimic_frozen.errors import ConfigError, DatasetError
+from robomimic_frozen.errors import ConfigError, DatasetError, RobomimicFrozenError
 from robomimic_frozen.study.plan import Budget, read_plan
 from robomimic_frozen.study.report import write_report
 from robomimic_frozen.study.results import read_results
 from robomimic_frozen.study.study import filter_key, link_demonstrations, run_study
 from robomimic_frozen.study.training import StudyError
+from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.parallel import ThisProcess
 from robomimic_frozen.utils.ray_cluster import RayCluster
 
@@ -75,6 +76,7 @@ def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_sett
     assert frozen["trainable"] < frozen["parameters"] and trained["trainable"] == trained["parameters"]
     for run in results.runs:
         assert [checkpoint["steps"] for checkpoint in run["checkpoints"]] == [1, 2]
+        assert [checkpoint["sha256"] for checkpoint in run["checkpoints"]] == [sha256_of(out / each["file"]) for each in run["checkpoints"]]
         assert run["checkpoints"][0]["seconds"] < run["checkpoints"][1]["seconds"]
         assert all((checkpoint["episodes"], checkpoint["mean_steps"]) == (1, 2) for checkpoint in run["checkpoints"])
 
@@ -109,15 +111,16 @@ def test_runs_of_a_study_go_side_by_side_on_ray(lift_dataset, write_plan, tmp_pa
 
 
 @pytest.mark.sim
-def test_a_budget_in_seconds_becomes_steps_after_the_features_have_been_extracted(lift_dataset, write_plan, tmp_path):
-    plan = read_plan(write_plan(**content(lift_dataset, budget={"seconds": 0.001})))
-    frozen_only = plan.model_copy(update={"configurations": {"frozen": plan.configurations["frozen"]}})
-    with pytest.raises(StudyError, match=r"0 gradient steps fit into the budget, .* .extracting the features took \d+ s.; raise"):
-        run_study(frozen_only, tmp_path, ThisProcess(), 1)
-    (calibration,) = tmp_path.glob("shared/frozen-2_demos-*/calibration.json")
+def test_a_study_that_does_not_fit_its_budget_stops_after_calibration_before_any_run(lift_dataset, write_plan, tmp_path):
+    plan = read_plan(write_plan(**content(lift_dataset, budget={"seconds": 0.001}, seeds=[1, 2])))
+    words = r"1 of 1 runs failed, first frozen, .*: 0 gradient steps fit into the budget, .*features took \d+ s, a step .* s.; raise"
+    with pytest.raises(StudyError, match=words):
+        run_study(plan, tmp_path, ThisProcess(), 1, only="frozen")
+    (calibration,) = tmp_path.glob("shared/*/calibration.json")
     assert json.loads(calibration.read_text())["seconds_per_step"] > 0
     features = tmp_path.glob("shared/frozen-2_demos-*/features/*/metadata.json")
     assert sum(json.loads(file.read_text())["seconds"] for file in features) > 0
+    assert not (tmp_path / "runs").exists()
 
 
 def check_report(path):
@@ -202,6 +205,7 @@ def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, write_p
         ({"seeds": []}, "seeds is ..; give one or more"),
         ({"checkpoints": [1, 3]}, "checkpoints is .1, 3.; numbers of steps rise, and end with budget.steps"),
         ({"checkpoints": [7, 15], "budget": {"steps": 15}}, "checkpoints is .7, 15.; choose multiples of one number from 20 on"),
+        ({"checkpoints": 3, "budget": {"steps": 2}}, "checkpoints is 3; a checkpoint takes a step at least"),
         ({"checkpoints": "many"}, "checkpoints is 'many'; choose a whole number"),
         ({"evaluation": {"episodes": 1.5}}, "evaluation.episodes is 1.5; choose a whole number"),
     ],
@@ -209,6 +213,22 @@ def test_links_make_nested_sets_of_training_demonstrations(lift_dataset, write_p
 def test_a_plan_that_cannot_be_meant_is_refused(changes, words, write_plan):
     with pytest.raises(ConfigError, match=words):
         read_plan(write_plan(**content("lift.hdf5", **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "only", "words"),
+    [
+        ({"task": "can"}, "", r"lift.hdf5 is of Lift, and the study's task is can \(PickPlaceCan\); correct either"),
+        ({"task": "lfit"}, "", "there is no task 'lfit'; did you mean 'lift'"),
+        ({"demos": [2, 100]}, "", r"has \d+ demonstrations .*; the study asks for 100"),
+        ({}, "thawed", "no run of the study has 'thawed' in its name; the first is 'frozen, 2 demonstrations, seed 1'"),
+    ],
+)
+def test_a_study_that_does_not_fit_its_data_is_refused_before_any_run(changes, only, words, lift_dataset, write_plan, tmp_path):
+    plan = read_plan(write_plan(**content(lift_dataset, **changes)))
+    with pytest.raises(RobomimicFrozenError, match=words):
+        run_study(plan, tmp_path / "out", ThisProcess(), 1, only)
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "title: [", "", "\x00"])

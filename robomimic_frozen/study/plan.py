@@ -92,6 +92,7 @@ class Plan(_Section):
 
     title: str
     dataset: File
+    task: str | None = None  # that the dataset has to be of; None for any
     configurations: Annotated[dict[str, Configuration], Field(min_length=1)]  # by their names in tables and figures
     demos: Annotated[tuple[Count, ...], AfterValidator(_distinct)]  # numbers to train on; smaller sets are part of larger ones
     filter_keys: tuple[str, ...] = ()  # whose demos these are drawn from; none for 'train', or all where that is not
@@ -103,7 +104,12 @@ class Plan(_Section):
     @field_validator("checkpoints")
     @classmethod
     def _check_that_they_end_with_the_run(cls, steps: int | tuple[int, ...], info: ValidationInfo) -> int | tuple[int, ...]:
-        if isinstance(steps, tuple) and "budget" in info.data:
+        if "budget" not in info.data:
+            return steps
+        if isinstance(steps, int):
+            if steps > (info.data["budget"].steps or steps):
+                raise ValueError("a checkpoint takes a step at least; choose budget.steps or less")
+        else:
             if list(steps) != sorted(set(steps)) or steps[-1:] != (info.data["budget"].steps,):
                 raise ValueError("numbers of steps rise, and end with budget.steps")
             if math.gcd(*steps) < FEWEST_STEPS_IN_AN_EPOCH:

@@ -24,13 +24,15 @@ from tqdm import tqdm
 from robomimic_frozen.config import Selection
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec, settings_in
-from robomimic_frozen.errors import DatasetError, RobomimicFrozenError
+from robomimic_frozen.errors import ConfigError, DatasetError, RobomimicFrozenError
 from robomimic_frozen.evaluation.evaluate import evaluate, require_results
 from robomimic_frozen.features.source import check_dataset, demos_in
 from robomimic_frozen.integration.checks import needs_of
 from robomimic_frozen.integration.registration import register
+from robomimic_frozen.simulation.environments import environment_of
+from robomimic_frozen.simulation.tasks import Task, get_task
 from robomimic_frozen.study.plan import Plan, Run
-from robomimic_frozen.study.training import StudyError, calibrate, train
+from robomimic_frozen.study.training import StudyError, steps_within, train
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.files import atomic_write, exclusive_lock, fingerprint, sha256_of, write_json
 from robomimic_frozen.utils.machine import PACKAGES, code_version, installed_version, processor
@@ -40,8 +42,8 @@ MANIFEST, RESULT = "study.json", "result.json"
 _SHUFFLE_SEED: Final = 0
 
 
-def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -> None:
-    """Run what is missing in `out` of the plan's runs. A run that fails does not stop the others.
+def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int, only: str = "") -> None:
+    """Run what is missing in `out` of the plan's runs. A run that fails does not stop the others, but in calibration it does.
 
     `out/study.json` says what belongs to the study; `out/runs/<run>/result.json` is one run's. The name of a run changes with
     its config, code, packages, data and weights, so results of others stay beside it and count no more.
@@ -49,6 +51,7 @@ def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -
     Args:
         executor: of the runs, as many at once as it has workers; those read and write the same folders as this process.
         rollout_workers: processes that roll out, of each run.
+        only: run those whose label contains this.
 
     Raises:
         ConfigError, DatasetError, WeightsError: of the plan, before anything runs; or another study is writing to `out`.
@@ -56,18 +59,20 @@ def run_study(plan: Plan, out: Path, executor: Executor, rollout_workers: int) -
     """
     with exclusive_lock(out, "study"):
         runs = list(plan.runs())
+        chosen = [run for run in runs if only in run.label]
+        if not chosen:
+            raise ConfigError(f"no run of the study has {only!r} in its name; the first is {runs[0].label!r}")
         study = _prepare(plan, out.absolute(), rollout_workers)
         write_json(out / MANIFEST, {**study.manifest, "runs": [study.folder(run).name for run in runs]})
         if plan.budget.seconds is not None:
             # All at once, so that the machine is in the same state for all of them.
-            _each(study.calibrate, [run for run in runs if run.seed == plan.seeds[0]], f"{plan.title}: calibration", executor)
-        failures = _each(study.finish, runs, plan.title, executor)
-        if failures:
-            raise StudyError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
+            seedless = {(run.name, run.demos): run for run in chosen}
+            _each(study.calibrate, list(seedless.values()), f"{plan.title}: calibration", executor)
+        _each(study.finish, chosen, plan.title, executor)
 
 
-def _each(do: Callable[[Run], None], runs: Sequence[Run], title: str, executor: Executor) -> list[str]:
-    """Do something with each run, whatever becomes of the others, and return what went wrong. A line on stderr tells of each."""
+def _each(do: Callable[[Run], None], runs: Sequence[Run], title: str, executor: Executor) -> None:
+    """Do something with each run, whatever becomes of the others. A line on stderr tells of each. Raises StudyError if some failed."""
     failures: list[str] = []
     starts: dict[int, float] = {}
     with tqdm(total=len(runs), desc=title, unit="run") as bar:
@@ -84,7 +89,8 @@ def _each(do: Callable[[Run], None], runs: Sequence[Run], title: str, executor: 
                 bar.update()
                 outcome = f"done ({time.monotonic() - starts[number]:.0f} s)" if failure is None else f"failed ({failure})"
                 bar.write(f"[{bar.n} of {len(runs)}] {runs[number].label}: {outcome}", sys.stderr)
-    return failures
+    if failures:
+        raise StudyError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
 
 
 def _attempt(do: Callable[[Run], None], run: Run) -> str | None:
@@ -99,6 +105,8 @@ def _attempt(do: Callable[[Run], None], run: Run) -> str | None:
 
 def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     """Look at all that the runs need, and make a dataset for them."""
+    if plan.task is not None:
+        _check_task(plan.dataset, get_task(plan.task))
     configs = {name: each.load() for name, each in plan.configurations.items()}
     for key, config in itertools.product(_drawn_from(plan), configs.values()):
         check_dataset(Selection(str(plan.dataset), key), needs_of(config))
@@ -117,6 +125,14 @@ def _prepare(plan: Plan, out: Path, rollout_workers: int) -> _Study:
     study = _Study(plan, out, rollout_workers, manifest)
     link_demonstrations(plan, study.demonstrations)
     return study
+
+
+def _check_task(dataset: Path, task: Task) -> None:
+    """Raise DatasetError for a dataset of another task, and MalformedError for one that does not say of which."""
+    with hdf5.opened(dataset) as file:
+        recorded = environment_of(file).get("env_name")
+    if recorded != task.env_name:
+        raise DatasetError(f"dataset {dataset} is of {recorded}, and the study's task is {task.name} ({task.env_name}); correct either")
 
 
 def _weights_digest(config: Config) -> str | None:
@@ -178,7 +194,8 @@ class _Study:
         return self.out / f"demonstrations-{fingerprint(self.manifest['data'], self.plan.demos, *self.plan.filter_keys)[:12]}.hdf5"
 
     def calibrate(self, run: Run) -> None:
-        calibrate(self._config(run), self._shared(run))
+        assert isinstance(self.plan.checkpoints, int)  # a list of steps comes with a budget in steps
+        steps_within(self.plan.budget, self._config(run), self.plan.checkpoints, self._shared(run))
 
     def finish(self, run: Run) -> None:
         folder, plan = self.folder(run), self.plan
@@ -192,7 +209,10 @@ class _Study:
         )
         require_results(rolled_out, folder / "evaluation")
         checkpoints = [
-            {**checkpoint.model_dump(), **dataclasses.asdict(summary), "checkpoint": checkpoint.file}
+            {
+                **checkpoint.model_dump(), **dataclasses.asdict(summary), "checkpoint": checkpoint.file,
+                "sha256": sha256_of(self.out / checkpoint.file),
+            }
             for checkpoint, summary in zip(training.checkpoints, rolled_out, strict=True)
         ]
         result = {"configuration": run.name, "demos": run.demos, "seed": run.seed, "evaluation": evaluation}

@@ -87,16 +87,8 @@ def train(config: Config, budget: Budget, checkpoints: int | tuple[int, ...], fo
     """
     if (folder / "training.json").exists():
         return Training.model_validate_json((folder / "training.json").read_text())
-    steps = budget.steps or 0
-    if budget.seconds is not None:
-        seconds_per_step = calibrate(config, shared)
-        steps = int((budget.seconds - _extraction_seconds(shared)) / seconds_per_step)
     if isinstance(checkpoints, int):
-        if steps < checkpoints:
-            raise StudyError(
-                f"{max(0, steps)} gradient steps fit into the budget, too few for {checkpoints} checkpoints "
-                f"(extracting the features took {_extraction_seconds(shared):.0f} s); raise the budget"
-            )
+        steps = budget.steps or steps_within(budget, config, checkpoints, shared)
         epochs = math.ceil(steps / checkpoints / _MOST_STEPS_IN_AN_EPOCH)
         steps_per_epoch, saved = steps // (checkpoints * epochs), [epochs * number for number in range(1, checkpoints + 1)]
     else:
@@ -121,6 +113,19 @@ def calibrate(config: Config, shared: Path) -> float:
         minutes = list(read_history(run).scalars[EPOCH_MINUTES].values())[1:]  # the first epoch allocates
         write_json(found, {"seconds_per_step": 60 * statistics.median(minutes) / _CALIBRATION_STEPS})
     return json.loads(found.read_text())["seconds_per_step"]
+
+
+def steps_within(budget: Budget, config: Config, checkpoints: int, shared: Path) -> int:
+    """Calibrate, and return how many steps fit into a budget in seconds. Raises StudyError if there are fewer than checkpoints."""
+    seconds_per_step, extraction = calibrate(config, shared), _extraction_seconds(shared)
+    assert budget.seconds is not None
+    steps = max(0, int((budget.seconds - extraction) / seconds_per_step))
+    if steps < checkpoints:
+        raise StudyError(
+            f"{steps} gradient steps fit into the budget, too few for {checkpoints} checkpoints "
+            f"(extracting the features took {extraction:.0f} s, a step {seconds_per_step:.2g} s); raise the budget"
+        )
+    return steps
 
 
 def _run(config: Config, steps_per_epoch: int, saved: Sequence[int], folder: Path, shared: Path) -> Path:
