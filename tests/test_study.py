@@ -19,7 +19,7 @@ from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError, DatasetError, RobomimicFrozenError
 from robomimic_frozen.study.plan import Budget, read_plan
 from robomimic_frozen.study.report import write_report
-from robomimic_frozen.study.results import read_results
+from robomimic_frozen.study.results import Results, read_results
 from robomimic_frozen.study.study import filter_key, link_demonstrations, run_study
 from robomimic_frozen.study.training import StudyError
 from robomimic_frozen.utils.files import sha256_of
@@ -245,6 +245,20 @@ def test_two_studies_do_not_write_to_one_folder(write_plan, tmp_path):
     plan = read_plan(write_plan(**content("lift.hdf5")))
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study is writing to"):
         run_study(plan, tmp_path, ThisProcess(), 1)
+
+
+def test_seconds_to_a_success_rate_are_those_of_the_first_checkpoint_of_all_seeds_together_that_has_it(tmp_path):
+    def run(name, seed, *points):
+        checkpoints = [
+            {"steps": 1, "seconds": seconds, "success_rate": successes / 10, "successes": successes, "episodes": 10, "errors": 0}
+            for seconds, successes in points
+        ]
+        return {"configuration": name, "demos": 5, "seed": seed, "checkpoints": checkpoints}
+
+    runs = (run("frozen", 1, (10, 4), (20, 9)), run("frozen", 2, (12, 6), (22, 6)), run("trained", 1, (600, 0), (900, 6)))
+    results = Results(tmp_path, {"plan": {"configurations": {"frozen": {}, "trained": {}}, "checkpoints": 2}}, runs)
+    assert results.seconds_to(0.5) == {("frozen", 5): 11, ("trained", 5): 900}
+    assert results.seconds_to(0.8) == {("frozen", 5): None, ("trained", 5): None}
 
 
 def test_a_folder_without_a_study_has_no_report(tmp_path, capfd):

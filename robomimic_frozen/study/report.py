@@ -32,6 +32,7 @@ CAPTIONS: Final = {
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS: Final = "osD^vP*X"
 _FRAMES, _FRAME_HEIGHT = 6, 128
+_RATES: Final = (0.5, 0.8)  # of success, whose seconds are told
 
 
 def write_report(folder: Path, with_films: bool) -> Path:
@@ -57,6 +58,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
         provenance=list(_provenance(results)),
         numbers=sorted({run["demos"] for run in results.runs}),
         final={(point.configuration, point.demos): point for point in results.final_points().itertuples()},
+        seconds_to={rate: results.seconds_to(rate) for rate in _RATES},
         pictures=pictures,
         captions=CAPTIONS,
         films=list(_films(results)) if with_films else [],
@@ -116,28 +118,25 @@ def _figures(results: Results) -> dict[str, Figure]:
     """Return name -> figure; those that show the course of training only where there is more than one checkpoint."""
     figures = {}
     if results.num_checkpoints > 1:
-        figures["success_over_seconds"] = _over_training(results, "seconds", "training seconds", log=False)
-        figures["success_over_steps"] = _over_training(results, "steps", "gradient steps", log=True)
+        figures["success_over_seconds"] = _over_training(results, "seconds", "training seconds")
+        figures["success_over_steps"] = _over_training(results, "steps", "gradient steps")
     figures["success_over_demonstrations"] = _over_demonstrations(results)
     figures["training_speed"] = _bars(results, "steps_per_second", "gradient steps per second")
     figures["memory"] = _bars(results, "memory_mb", "resident memory in training (MB)")
     return figures
 
 
-def _over_training(results: Results, column: str, label: str, log: bool) -> Figure:
+def _over_training(results: Results, column: str, label: str) -> Figure:
     points = results.points()
     numbers = sorted(points["demos"].unique())
     figure = Figure(figsize=(3.4 * len(numbers) + 1, 3.6), layout="constrained")
     for axes, demos in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers, strict=True):
         _draw(axes, results, points[points["demos"] == demos], column)
         axes.set(xlabel=label, title=f"{demos} demonstrations")
-        if log:
-            axes.set_xscale("log", subs=[2, 5])
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:.0f}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.set_xlim(left=0)
+        axes.set_xscale("log", subs=[2, 5])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return _finished(figure)
 
 

@@ -63,6 +63,14 @@ class Results:
         points = self.points()
         return points[points["number"] == self.num_checkpoints - 1]
 
+    def seconds_to(self, rate: float) -> dict[tuple[str, int], float | None]:
+        """Return (configuration, demos) -> training seconds of the first checkpoint with this success rate; None where none has it."""
+        by_seconds = self.points().sort_values("seconds")
+        return {
+            key: next((float(point.seconds) for point in points.itertuples() if point.rate >= rate), None)
+            for key, points in by_seconds.groupby(["configuration", "demos"], observed=True)
+        }
+
     def costs(self) -> pd.DataFrame:
         """Return a row for each configuration that has a finished run: medians over its runs of what training costs."""
         table = pd.DataFrame(self.runs)
