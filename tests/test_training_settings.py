@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import pytest
+import torch
 from robomimic.config import config_factory
 from robomimic_versions import IS_0_5, as_train_data
 from small_datasets import IMAGE, POSITION, write_dataset
@@ -92,6 +93,16 @@ def test_a_run_whose_dataset_was_moved_is_resumed_with_what_the_error_advises(da
     assert "before.hdf5 does not exist; give one with --dataset" in capfd.readouterr().err
     assert cli.main(["train", "--resume", str(tmp_path), "--dataset", str(dataset)]) == 0
     assert [entry["path"] for entry in datasets_of(started[0])] == [str(dataset)]
+
+
+def test_training_computes_with_no_more_threads_than_the_process_was_given(dataset, write_config, monkeypatch):
+    """robomimic's train.py sets two, so that runs of one core each, side by side, waited for each other's threads."""
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("robomimic.scripts.train.train", lambda *_, **__: torch.set_num_threads(2))
+    assert cli.main(["train", "--config", str(write_config()), "--dataset", str(dataset)]) == 0
+    assert asked == [1]
 
 
 @pytest.mark.parametrize(("algo", "parts"), [("hbc", "planner, actor"), ("iris", "value_planner, actor")])

@@ -161,8 +161,15 @@ def _run_stock_train(arguments: argparse.Namespace) -> None:
             failures.append(error)
             raise
 
-    # Stock leaves its log file in the place of both.
-    with contextlib.redirect_stdout(sys.stdout), contextlib.redirect_stderr(sys.stderr), mock.patch.object(script, "train", recorded):
+    set_threads, most_threads = torch.set_num_threads, torch.get_num_threads()
+    with (
+        # Stock leaves its log file in the place of both.
+        contextlib.redirect_stdout(sys.stdout),
+        contextlib.redirect_stderr(sys.stderr),
+        mock.patch.object(script, "train", recorded),
+        # It sets two. Runs that share cores and have OMP_NUM_THREADS=1 would wait for each other's threads.
+        mock.patch.object(torch, "set_num_threads", lambda number: set_threads(min(number, most_threads))),
+    ):
         try:
             script.main(arguments)
         except _Stop as stop:
