@@ -10,12 +10,10 @@ import statistics
 import sys
 from pathlib import Path
 
-import pandas as pd
-
-from robomimic_frozen.study.results import Results
+from robomimic_frozen.study.results import SUCCESS_RATES, Results
 
 
-def tables(file: Path) -> str:
+def table(file: Path) -> str:
     """Return, as Markdown, the table of a study's `results.json` by demonstrations, or by steps where its runs have several checkpoints."""
     numbers = json.loads(file.read_text())
     results = Results(file.parent, numbers, tuple(numbers["runs"]))
@@ -36,19 +34,17 @@ def _by_demos(results: Results) -> str:
 def _by_steps(results: Results) -> str:
     points = results.points()
     steps = sorted(points["steps"].unique())
-    head = ["configuration", *(f"{each:,.0f} steps" for each in steps), "95 %, at the end", "seconds", "to 0.5", "to 0.8"]
+    reached = [f"to {rate}" for rate in SUCCESS_RATES]
+    head = ["configuration", *(f"{each:,.0f} steps" for each in steps), "95 %, at the end", "seconds", *reached]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    to = [results.seconds_to(rate) for rate in (0.5, 0.8)]
+    to = [results.seconds_to(rate) for rate in SUCCESS_RATES]
     for key, curve in points.groupby(["configuration", "demos"], observed=True):
         last = list(curve.itertuples())[-1]
-        cells = [key[0], *_successes(curve), _interval(last), f"{last.seconds:,.0f}"]
+        successes = [f"{point.successes}/{point.episodes}" for point in curve.itertuples()]
+        cells = [key[0], *successes, _interval(last), f"{last.seconds:,.0f}"]
         cells += ["-" if (seconds := each[key]) is None else f"{seconds:,.0f}" for each in to]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-def _successes(curve: pd.DataFrame) -> list[str]:
-    return [f"{point.successes}/{point.episodes}" for point in curve.itertuples()]
 
 
 def _interval(point: object) -> str:
@@ -57,4 +53,4 @@ def _interval(point: object) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(tables(Path(name)))
+        print(table(Path(name)))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robomimic_frozen.evaluation.evaluate import evaluate, finished_episodes, recorded_episode
-from robomimic_frozen.study.results import Results, read_results
+from robomimic_frozen.study.results import SUCCESS_RATES, Results, read_results
 from robomimic_frozen.utils.files import atomic_write, write_json
 from robomimic_frozen.utils.parallel import Processes
 
@@ -32,7 +32,6 @@ CAPTIONS: Final = {
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS: Final = "osD^vP*X"
 _FRAMES, _FRAME_HEIGHT = 6, 128
-_RATES: Final = (0.5, 0.8)  # of success, whose seconds are told
 
 
 def write_report(folder: Path, with_films: bool) -> Path:
@@ -58,7 +57,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
         provenance=list(_provenance(results)),
         numbers=sorted({run["demos"] for run in results.runs}),
         final={(point.configuration, point.demos): point for point in results.final_points().itertuples()},
-        seconds_to={rate: results.seconds_to(rate) for rate in _RATES},
+        seconds_to={rate: results.seconds_to(rate) for rate in SUCCESS_RATES},
         pictures=pictures,
         captions=CAPTIONS,
         films=list(_films(results)) if with_films else [],

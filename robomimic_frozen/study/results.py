@@ -13,6 +13,7 @@ from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.evaluate import wilson_interval
 from robomimic_frozen.study.study import MANIFEST, RESULT
 
+SUCCESS_RATES: Final = (0.5, 0.8)  # whose seconds are told
 _OF_POINT: Final = ["configuration", "demos", "number"]
 _OF_CHECKPOINT: Final = ["steps", "seconds", "success_rate", "successes", "episodes", "errors"]
 

@@ -80,7 +80,7 @@ def train(config: Config, budget: Budget, checkpoints: int | tuple[int, ...], fo
 
     Args:
         checkpoints: how many, or after which steps.
-        shared: folder of the features for all seeds and, for a budget in seconds, of what `calibrate` finds.
+        shared: folder of the features for all seeds and, for a budget in seconds, of what calibration finds.
 
     Raises:
         StudyError: training failed, or the budget is too small for so many checkpoints.
@@ -102,7 +102,7 @@ def train(config: Config, budget: Budget, checkpoints: int | tuple[int, ...], fo
     return training
 
 
-def calibrate(config: Config, shared: Path) -> float:
+def _calibrate(config: Config, shared: Path) -> float:
     """Extract the features that training with `config`, which is completed here, reads, and return the seconds that a step of it takes.
 
     What `shared/calibration.json` says was measured before and is not measured again. Raises StudyError if training fails.
@@ -117,7 +117,7 @@ def calibrate(config: Config, shared: Path) -> float:
 
 def steps_within(budget: Budget, config: Config, checkpoints: int, shared: Path) -> int:
     """Calibrate, and return how many steps fit into a budget in seconds. Raises StudyError if there are fewer than checkpoints."""
-    seconds_per_step, extraction = calibrate(config, shared), _extraction_seconds(shared)
+    seconds_per_step, extraction = _calibrate(config, shared), _extraction_seconds(shared)
     assert budget.seconds is not None
     steps = max(0, int((budget.seconds - extraction) / seconds_per_step))
     if steps < checkpoints:
