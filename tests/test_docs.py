@@ -1,6 +1,8 @@
 """What the documents name exists: files they link to, functions of the walk, tests of the examples."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,10 @@ def test_the_examples_of_contributing_name_tests_that_exist():
     examples = re.findall(r"`(test_\w+)` in\s+`(tests/\w+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
     assert len(examples) >= 5
     assert [name for name, file in examples if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
+def test_tables_of_results_are_what_the_studies_numbers_say():
+    table = runpy.run_path(str(ROOT / "scripts" / "results_tables.py"))["table"]
+    studies = [file for file in (ROOT / "docs" / "results").glob("*.json") if "plan" in json.loads(file.read_text())]
+    document = (ROOT / "docs" / "results.md").read_text()
+    assert studies and [file.name for file in studies if table(file) not in document] == []
