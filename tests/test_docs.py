@@ -1,4 +1,4 @@
-"""What the documents name exists: files they link to, functions of the walk, tests of the examples."""
+"""What the documents name exists (files they link to, functions of the walk, tests of the examples); tables say what was measured."""
 
 import json
 import re
