@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import h5py
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import yaml
@@ -26,7 +27,8 @@ from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.parallel import ThisProcess
 from robomimic_frozen.utils.ray_cluster import RayCluster
 
-CONFIG = Path(__file__).parent.parent / "configs" / "lift_mh_offline.json"
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs" / "lift_mh_offline.json"
 
 
 def content(dataset, **changes):
@@ -259,6 +261,20 @@ def test_seconds_to_a_success_rate_are_those_of_the_first_checkpoint_of_all_seed
     results = Results(tmp_path, {"plan": {"configurations": {"frozen": {}, "trained": {}}, "checkpoints": 2}}, runs)
     assert results.seconds_to(0.5) == {("frozen", 5): 11, ("trained", 5): 900}
     assert results.seconds_to(0.8) == {("frozen", 5): None, ("trained", 5): None}
+
+
+@pytest.mark.parametrize("study", ["can_from_pixels", "can_readouts"])
+def test_figures_of_a_report_have_room_for_long_names(study, tmp_path):
+    numbers = json.loads((ROOT / "docs" / "results" / f"{study}.json").read_text())
+    runs = numbers.pop("runs")
+    (tmp_path / "study.json").write_text(json.dumps({**numbers, "runs": [run["folder"] for run in runs]}))
+    for run in runs:
+        folder = tmp_path / "runs" / run["folder"]
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(run))
+    write_report(tmp_path, with_films=False)
+    figures = {path.name: iio.imread(path) for path in (tmp_path / "figures").glob("*.png")}
+    assert figures and [name for name, pixels in figures.items() if pixels[:, [0, -1]].min() < 255 or pixels[[0, -1]].min() < 255] == []
 
 
 def test_a_folder_without_a_study_has_no_report(tmp_path, capfd):

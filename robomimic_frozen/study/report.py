@@ -32,6 +32,7 @@ CAPTIONS: Final = {
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS: Final = "osD^vP*X"
 _FRAMES, _FRAME_HEIGHT = 6, 128
+_LEGEND_LINE: Final = 0.2  # inches
 
 
 def write_report(folder: Path, with_films: bool) -> Path:
@@ -167,7 +168,8 @@ def _finished(figure: Figure) -> Figure:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("success rate")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * len(labels))
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="small")  # one column: names are long
     return figure
 
 
