@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
 
-from robomimic_frozen.study.results import SUCCESS_RATES, Results
+from robomimic_frozen.study.results import SUCCESS_RATES, Results, read_numbers
 
 
 def table(file: Path) -> str:
     """Return, as Markdown, the table of a study's `results.json` by demonstrations, or by steps where its runs have several checkpoints."""
-    numbers = json.loads(file.read_text())
-    results = Results(file.parent, numbers, tuple(numbers["runs"]))
+    results = read_numbers(file)
     return _by_steps(results) if results.num_checkpoints > 1 else _by_demos(results)
 
 

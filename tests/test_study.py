@@ -1,6 +1,7 @@
 """A study: what is compared is planned in a file, run once, and told in a report."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,8 +20,8 @@ import robomimic_frozen
 from robomimic_frozen import cli
 from robomimic_frozen.errors import ConfigError, DatasetError, RobomimicFrozenError
 from robomimic_frozen.study.plan import Budget, read_plan
-from robomimic_frozen.study.report import write_report
-from robomimic_frozen.study.results import Results, read_results
+from robomimic_frozen.study.report import write_figures, write_report
+from robomimic_frozen.study.results import Results, read_numbers, read_results
 from robomimic_frozen.study.study import filter_key, link_demonstrations, run_study
 from robomimic_frozen.study.training import StudyError
 from robomimic_frozen.utils.files import sha256_of
@@ -265,15 +266,8 @@ def test_seconds_to_a_success_rate_are_those_of_the_first_checkpoint_of_all_seed
 
 @pytest.mark.parametrize("study", ["can_from_pixels", "can_readouts"])
 def test_figures_of_a_report_have_room_for_long_names(study, tmp_path):
-    numbers = json.loads((ROOT / "docs" / "results" / f"{study}.json").read_text())
-    runs = numbers.pop("runs")
-    (tmp_path / "study.json").write_text(json.dumps({**numbers, "runs": [run["folder"] for run in runs]}))
-    for run in runs:
-        folder = tmp_path / "runs" / run["folder"]
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(run))
-    write_report(tmp_path, with_films=False)
-    figures = {path.name: iio.imread(path) for path in (tmp_path / "figures").glob("*.png")}
+    results = dataclasses.replace(read_numbers(ROOT / "docs" / "results" / f"{study}.json"), folder=tmp_path)
+    figures = {name: iio.imread(path) for name, path in write_figures(results).items()}
     assert figures and [name for name, pixels in figures.items() if pixels[:, [0, -1]].min() < 255 or pixels[[0, -1]].min() < 255] == []
 
 

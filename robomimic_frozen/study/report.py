@@ -46,12 +46,6 @@ def write_report(folder: Path, with_films: bool) -> Path:
     """
     results = read_results(folder)
     write_json(folder / "results.json", {**results.manifest, "runs": results.runs})
-    pictures = {}
-    for name, figure in _figures(results).items():
-        path = folder / "figures" / f"{name}.png"
-        with atomic_write(path) as beside:
-            figure.savefig(beside, dpi=130)
-        pictures[name] = _embedded(path, "png")
     templates = jinja2.Environment(loader=jinja2.PackageLoader("robomimic_frozen.study"), autoescape=True, undefined=jinja2.StrictUndefined)
     html = templates.get_template("report.html.j2").render(
         results=results,
@@ -59,7 +53,7 @@ def write_report(folder: Path, with_films: bool) -> Path:
         numbers=sorted({run["demos"] for run in results.runs}),
         final={(point.configuration, point.demos): point for point in results.final_points().itertuples()},
         seconds_to={rate: results.seconds_to(rate) for rate in SUCCESS_RATES},
-        pictures=pictures,
+        pictures={name: _embedded(path, "png") for name, path in write_figures(results).items()},
         captions=CAPTIONS,
         films=list(_films(results)) if with_films else [],
     )
@@ -67,6 +61,16 @@ def write_report(folder: Path, with_films: bool) -> Path:
     with atomic_write(report) as beside:
         beside.write_text(html, encoding="utf-8")
     return report
+
+
+def write_figures(results: Results) -> dict[str, Path]:
+    """Write `figures/*.png` into the folder of a study, and return name -> path."""
+    paths = {}
+    for name, figure in _figures(results).items():
+        paths[name] = results.folder / "figures" / f"{name}.png"
+        with atomic_write(paths[name]) as beside:
+            figure.savefig(beside, dpi=130)
+    return paths
 
 
 def _embedded(picture: Path, kind: str) -> str:

@@ -86,6 +86,12 @@ class Results:
         return table.groupby(columns, observed=True)
 
 
+def read_numbers(file: Path) -> Results:
+    """Return the results in the `results.json` of a study's report, of which nothing else need be there."""
+    numbers = json.loads(file.read_text())
+    return Results(file.parent, numbers, tuple(numbers["runs"]))
+
+
 def read_results(folder: Path) -> Results:
     """Return the results in the folder of a study. Raises ConfigError if it has none."""
     try:
