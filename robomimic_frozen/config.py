@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from robomimic.config.base_config import BaseConfig
@@ -15,6 +16,9 @@ except ImportError:
 
 MADE_BY_ROBOMIMIC: Final[tuple[str, ...]] = (LANG_EMB_OBS_KEY,) if LANG_EMB_OBS_KEY else ()
 """Obs keys that a file need not have: robomimic 0.5 makes the embedding of a dataset's language instruction itself."""
+
+POSITIONS: Final[Mapping[str, str]] = MappingProxyType({"feature_stage": "layer2", "pool": "conv"})
+"""The `core_kwargs` that keep positions best (docs/results.md), of backbones that have this stage, of stride 8."""
 
 
 def datasets_of(config: Any) -> list[Mapping[str, Any]]:
@@ -93,12 +97,12 @@ class _FrozenImages:
         core_kwargs.weights = None
         core_kwargs.imagenet_norm = True
         core_kwargs.resize_shape = None
-        core_kwargs.crop_shape = [76, 76]
+        core_kwargs.crop_shape = None
         core_kwargs.random_crop = True
         core_kwargs.feature_stage = None
         core_kwargs.pool = None
         core_kwargs.grid_size = [3, 3]
-        core_kwargs.augment = "crops"
+        core_kwargs.augment = "shift"
         core_kwargs.max_shift = 4.0
         core_kwargs.map_noise = 0.0
         core_kwargs.map_drop = 0.0

@@ -220,6 +220,7 @@ def _config(job: Job) -> Any:
             "rgb_model_name": job.backbone,
             "pretrained_encoder": False,  # speed does not depend on the values of the weights
             "freeze_encoder": _last_frozen(job) if job.variant.startswith("fine_tune") else not job.variant.startswith("unfrozen"),
+            "augment": "crops",
             "crop_shape": [job.image_size - 8] * 2,
         }
     )

@@ -72,7 +72,7 @@ def write_images(path: Path, count: int, size: int) -> Path:
 def command(folder: Path, dataset: Path, executor: str, workers: int) -> list[str]:
     settings = {
         "observation.modalities.obs.low_dim": "[]", "observation.modalities.obs.rgb": f'["{KEY}"]', "train.cuda": "false",
-        "observation.encoder.rgb.core_kwargs.weights": folder / "weights.pth", "observation.encoder.rgb.core_kwargs.crop_shape": "null",
+        "observation.encoder.rgb.core_kwargs.weights": folder / "weights.pth", "observation.encoder.rgb.core_kwargs.augment": "null",
         "algo.feature_cache.cached_crops": 0, "algo.feature_cache.dir": folder / "cache",
     }  # fmt: skip
     flags = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from robomimic_frozen.config import FBCFrozenConfig
+from robomimic_frozen.config import POSITIONS, FBCFrozenConfig
 from robomimic_frozen.integration.settings import apply_overrides
 from robomimic_frozen.simulation.tasks import get_task
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CORE = "observation.encoder.rgb.core_kwargs"
 RATE = "algo.optim_params.policy.learning_rate"
-OFFLINE = {f"{CORE}.rgb_model_name": "efficientnet_lite0"}
-# Keypoints of strides 8 and 16 and the grid of stride 16, of maps that are shifted in training.
+READ_POSITIONS = {f"{CORE}.{name}": value for name, value in POSITIONS.items()}
+OFFLINE = {f"{CORE}.rgb_model_name": "efficientnet_lite0", **READ_POSITIONS}
+# Crops, for maps of a network that is trained should differ by more than a shift.
+FROM_PIXELS = {f"{CORE}.freeze_encoder": False, f"{CORE}.augment": "crops", f"{CORE}.crop_shape": [76, 76]}
+# Keypoints of strides 8 and 16 and the grid of stride 16.
 KEYPOINTS = {
     f"{CORE}.feature_stage": ["layer2", "layer3", "layer3"],
     f"{CORE}.pool": [*[{"name": "spatial_softmax", "num_kp": 32}] * 2, "grid"],
-    f"{CORE}.augment": "shift",
 }
 LIFT = {"experiment.rollout.horizon": get_task("lift").horizon}
 # Ten epochs on top of a finished run, at a tenth of its rate.
@@ -29,13 +31,12 @@ STAGE2 = {
 BOTH_STAGES = {"algo.unfreeze_at_epoch": 37, f"{RATE}.encoder": 1e-5}
 
 OF_EVERY_TASK: dict[str, dict[str, object]] = {
-    "resnet18": {},
-    "resnet34": {f"{CORE}.rgb_model_name": "resnet34"},
-    "resnet50": {f"{CORE}.rgb_model_name": "resnet50"},
-    "resnet18_trainable": {f"{CORE}.freeze_encoder": False},
-    "resnet18_random": {f"{CORE}.freeze_encoder": False, f"{CORE}.pretrained_encoder": False},
+    "resnet18": READ_POSITIONS,
+    "resnet34": {f"{CORE}.rgb_model_name": "resnet34", **READ_POSITIONS},
+    "resnet50": {f"{CORE}.rgb_model_name": "resnet50", **READ_POSITIONS},
+    "resnet18_trainable": FROM_PIXELS,
+    "resnet18_random": {**FROM_PIXELS, f"{CORE}.pretrained_encoder": False},
     "offline": OFFLINE,
-    "offline_shift": {**OFFLINE, f"{CORE}.augment": "shift"},
     "offline_keypoints": {**OFFLINE, **KEYPOINTS},
 }
 DIFFERENCES: dict[str, dict[str, object]] = {
@@ -45,11 +46,12 @@ DIFFERENCES: dict[str, dict[str, object]] = {
         for name, differences in OF_EVERY_TASK.items()
     },
     "lift_mh_resnet18_stage2": {
-        **LIFT, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_resnet18", f"{CORE}.freeze_encoder": "layer3", **STAGE2,
+        **LIFT, **READ_POSITIONS, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_resnet18",
+        f"{CORE}.freeze_encoder": "layer1", **STAGE2,
     },
-    "lift_mh_resnet18_both_stages": {**LIFT, **BOTH_STAGES},
+    "lift_mh_resnet18_both_stages": {**LIFT, **READ_POSITIONS, **BOTH_STAGES},
     "lift_mh_offline_stage2": {
-        **LIFT, **OFFLINE, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_offline", f"{CORE}.freeze_encoder": "layer2", **STAGE2,
+        **LIFT, **OFFLINE, "algo.init_from": "~/robomimic_frozen_runs/lift_mh_offline", f"{CORE}.freeze_encoder": "layer1", **STAGE2,
     },
     "lift_mh_offline_both_stages": {**LIFT, **OFFLINE, **BOTH_STAGES},
 }  # fmt: skip

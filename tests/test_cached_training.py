@@ -61,7 +61,7 @@ def make_config(lift_dataset, weights, cache_dir):
         config.observation.modalities.obs.low_dim = [key for key in SHAPES if key != IMAGE]
         config.observation.modalities.obs.rgb = [IMAGE]
         # Small crops: these tests are about data, not about what a network sees.
-        core = {"weights": str(weights), "crop_shape": [40, 40], "random_crop": False, "emb_dim": 32}
+        core = {"weights": str(weights), "augment": "crops", "crop_shape": [40, 40], "random_crop": False, "emb_dim": 32}
         config.observation.encoder.rgb.core_kwargs.update(core)
         cache = {"enabled": cached, "dir": str(cache_dir), "dtype": "float32", "cached_crops": 2}
         config.algo.feature_cache.update(cache)

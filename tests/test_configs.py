@@ -44,6 +44,13 @@ def test_every_config_loads_as_stock_train_loads_it_and_is_up_to_date(file, gene
     get_backbone(core_kwargs.rgb_model_name)
 
 
+def test_frozen_maps_are_shifted_and_images_of_a_network_that_is_trained_are_cropped(generated):
+    for name, config in generated.items():
+        core_kwargs = config.observation.encoder.rgb.core_kwargs
+        cropped = core_kwargs.freeze_encoder is False
+        assert (core_kwargs.augment, bool(core_kwargs.crop_shape)) == (("crops", True) if cropped else ("shift", False)), name
+
+
 def test_the_configs_of_one_stage_differ_only_in_name_encoder_and_the_horizon_of_their_task(generated):
     default = generated.pop("lift_mh_resnet18").to_dict()
     for name in [name for name in generated if not name.endswith(("_stage2", "_both_stages"))]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import robomimic_frozen
+from robomimic_frozen.study.plan import read_plan
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.md")]
 
@@ -38,3 +41,23 @@ def test_tables_of_results_are_what_the_studies_numbers_say():
     studies = [file for file in (ROOT / "docs" / "results").glob("*.json") if "plan" in json.loads(file.read_text())]
     document = (ROOT / "docs" / "results.md").read_text()
     assert studies and [file.name for file in studies if table(file) not in document] == []
+
+
+def test_numbers_of_a_study_are_of_the_settings_in_its_file():
+    """So that a later default cannot change what a committed study trains."""
+    numbers = {file.stem: json.loads(file.read_text()) for file in (ROOT / "docs" / "results").glob("*.json")}
+    plans = {name: each["plan"] for name, each in numbers.items() if "plan" in each}
+    read = {name: read_plan(ROOT / "configs" / "studies" / f"{name}.yaml").model_dump(mode="json") for name in plans}
+    for plan in (*plans.values(), *read.values()):
+        plan.pop("dataset")
+        for configuration in plan["configurations"].values():
+            configuration["config"] = Path(configuration["config"]).name
+    assert plans and plans == read
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "studies").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_configuration_of_a_study_loads_and_names_what_is_read_and_how_it_is_augmented(file):
+    robomimic_frozen.register()
+    for configuration in read_plan(file).configurations.values():
+        configuration.load()
+        assert {f"observation.encoder.rgb.core_kwargs.{each}" for each in ("feature_stage", "pool", "augment")} <= configuration.set.keys()

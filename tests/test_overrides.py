@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from robomimic.config import config_factory
 
@@ -34,6 +36,23 @@ def test_values_arrive_with_their_type(config, assignment, value):
         section = section[key]
     assert section == value
     assert type(section) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("feature_stage", ["layer2", ["layer2", "layer3"]]),
+        ("pool", ["conv", {"name": "conv", "channels": 8}, ["conv", "grid"]]),
+        ("freeze_encoder", [True, "layer1", False]),
+    ],
+)
+def test_a_setting_that_is_one_name_can_become_several_or_a_mapping_and_back(config, key, values):
+    core_kwargs = "observation.encoder.rgb.core_kwargs"
+    for value in [*values, *reversed(values)]:
+        apply_overrides(config, [f"{core_kwargs}.{key}={json.dumps(value)}"])
+        assert config.observation.encoder.rgb.core_kwargs[key] == value
+    with pytest.raises(ConfigError, match=f"{key}=3: this key takes a"):
+        apply_overrides(config, [f"{core_kwargs}.{key}=3"])
 
 
 @pytest.mark.parametrize(

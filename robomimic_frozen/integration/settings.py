@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from robomimic.config import config_factory
 from robomimic.config.base_config import get_all_registered_configs
@@ -15,6 +15,9 @@ from robomimic.config.config import Config
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.integration.versions import check_datasets, drop_what_is_done_anyway
 from robomimic_frozen.policies.checkpoints import check_class_names
+
+# What settings of the encoder may be besides values of the type that they have: a name or names, or what goes with a name.
+_ALSO: Final[Mapping[str, tuple[type, ...]]] = {"freeze_encoder": (bool, str), "feature_stage": (str, list), "pool": (str, list, dict)}
 
 
 def load_config(config_path: str | None, algo: str | None, dataset: str | None, overrides: list[str]) -> Config:
@@ -111,8 +114,8 @@ def _assign(config: Config, path: str, value: Any) -> None:
 def _check_type(path: str, old: Any, new: Any) -> None:
     if old is None or new is None:
         return  # None stands for "off" or "not given" and says nothing about the type
-    if path.endswith(".freeze_encoder") and isinstance(new, str):
-        return  # the name of a stage, in the place of true or false
+    if isinstance(new, _ALSO.get(path.rpartition(".")[2], ())):
+        return
     allowed = {tuple: (list,), float: (int, float)}.get(type(old), (type(old),))
     # bool is an int to Python, never to the person who wrote the config
     if not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool):

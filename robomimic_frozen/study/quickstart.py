@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from robomimic_frozen.config import FBCFrozenConfig
+from robomimic_frozen.config import POSITIONS, FBCFrozenConfig
 from robomimic_frozen.data import generate_demos
 from robomimic_frozen.evaluation.evaluate import evaluate, recorded_episode
 from robomimic_frozen.policies.checkpoints import find_checkpoint
@@ -25,7 +25,6 @@ _STAGES: Final = ("demos", "train", "eval")
 _DOWNLOAD_SECONDS: Final = 10
 _EPOCHS: Final = 12
 _STEPS_PER_EPOCH: Final = 500
-_CACHED_CROPS: Final = 3  # extraction takes as long as half the training with the default of 8
 
 
 def quickstart(out: Path, task_name: str, num_demos: int | None, num_rollouts: int, seed: int, workers: int) -> dict[str, Any]:
@@ -126,6 +125,5 @@ def _config(out: Path, task: Task, dataset: Path, backbone: str, seed: int) -> F
     config.train.output_dir = str((out / "trained").absolute())
     config.train.num_epochs = _EPOCHS
     config.train.seed = seed
-    config.algo.feature_cache.cached_crops = _CACHED_CROPS
-    config.observation.encoder.rgb.core_kwargs.rgb_model_name = backbone
+    config.observation.encoder.rgb.core_kwargs.update(rgb_model_name=backbone, **POSITIONS)
     return config
