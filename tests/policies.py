@@ -54,7 +54,7 @@ def make_config(**algo: Any):
     config.observation.modalities.obs.low_dim = ["robot0_eef_pos"]
     config.observation.modalities.obs.rgb = ["agentview_image"]
     config.observation.encoder.rgb.core_kwargs.update(
-        {"rgb_model_name": "small", "pretrained_encoder": False, "emb_dim": 8, "crop_shape": [28, 28]}
+        {"rgb_model_name": "small", "pretrained_encoder": False, "emb_dim": 8, "augment": "crops", "crop_shape": [28, 28]}
     )
     config.algo.network_kwargs.hidden_dims = [32]
     # There is no dataset to take statistics of.

@@ -36,7 +36,7 @@ def config_for(dataset, cached=True, **changes):
     config.train.data = as_train_data(dataset)
     config.train.batch_size, config.train.cuda = 4, False
     config.algo.feature_cache.update({"enabled": cached, "dir": str(dataset.parent / "cache"), "cached_crops": 0, "dtype": "float32"})
-    change_settings(config, {f"{CORE}crop_shape": [6, 6], **changes})
+    change_settings(config, {f"{CORE}augment": "crops", f"{CORE}crop_shape": [6, 6], **changes})
     ObsUtils.initialize_obs_utils_with_config(config)
     return config
 

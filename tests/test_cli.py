@@ -84,7 +84,7 @@ BAD_TRAINING = {
     "absent filter key": (lambda tmp: ["--set", "train.hdf5_filter_key=best"], "no filter key 'best'; it has: .*better"),
     "unknown backbone": (lambda tmp: set_core("rgb_model_name", "resnet81"), "did you mean 'resnet18'"),
     "misspelt core setting": (lambda tmp: set_core("emb_dims", "3"), "did you mean 'emb_dim'"),
-    "image smaller than the crop": (lambda tmp: set_core("crop_shape", "[90,90]"), "larger than the image"),
+    "image smaller than the crop": (lambda tmp: set_core("augment", "crops") + set_core("crop_shape", "[90,90]"), "larger than the image"),
     "corrupt weights": (lambda tmp: set_core("weights", corrupt(tmp)), "cannot be read"),
     "weights of another network": (lambda tmp: set_core("weights", wrong_architecture(tmp)), "not of a efficientnet_lite0"),
     "unknown setting": (lambda tmp: ["--set", "algo.horizn=3"], "nearest one is algo.horizon"),

@@ -279,7 +279,7 @@ def test_what_does_not_fit_a_config_is_found(case, small, tmp_path):
     modalities = "observation.modalities.obs"
     config = json.loads(OFFLINE.read_text())
     keys = {f"{modalities}.rgb": [IMAGE], f"{modalities}.low_dim": [POSITION]}
-    settings = {f"{core}.crop_shape": crop, **keys, "train.batch_size": 4, **changes}
+    settings = {f"{core}.augment": "crops", f"{core}.crop_shape": crop, **keys, "train.batch_size": 4, **changes}
     for path, value in settings.items():
         section = config
         *parents, key = path.split(".")
