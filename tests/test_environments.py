@@ -95,6 +95,7 @@ def test_observations_of_an_environment_that_are_others_are_named(changes, words
 def training(tmp_path):
     """A config of a run with rollouts, and its dataset of 8x8 images, which its env_args say."""
     config = make_config()
+    config.observation.encoder.rgb.core_kwargs.crop_shape = None
     config.train.data = str(write_dataset(tmp_path / "small.hdf5"))
     write_env_args(config, json.dumps({"type": 1, "env_name": "Lift", "env_kwargs": cameras(8)}))
     return config

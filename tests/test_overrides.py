@@ -24,7 +24,7 @@ def config():
         ("experiment.name=my run", "my run"),
         ("experiment.rollout.enabled=false", False),
         ("observation.modalities.obs.low_dim=[]", []),
-        ("observation.encoder.rgb.core_kwargs.crop_shape=null", None),
+        ("observation.encoder.rgb.core_kwargs.augment=null", None),
         ("train.hdf5_filter_key=train", "train"),
         ("experiment.name=a=b", "a=b"),
     ],

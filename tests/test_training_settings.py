@@ -36,7 +36,6 @@ def write_config(tmp_path):
         changes = {
             "observation.modalities.obs.rgb": [IMAGE],
             "observation.modalities.obs.low_dim": [POSITION],
-            "observation.encoder.rgb.core_kwargs.crop_shape": None,
             "experiment.rollout.enabled": False,
             "train.batch_size": 4,
             "experiment.render_video": False,
