@@ -6,6 +6,7 @@ import pytest
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.train_utils as TrainUtils
 import torch
+import torch.nn.functional as F
 from policies import change_settings, make_config
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
@@ -205,6 +206,14 @@ def test_a_shift_by_whole_cells_moves_a_map_and_repeats_its_border():
     torch.testing.assert_close(moved[1], torch.cat([maps[1, :, :1], maps[1, :, :-1]], dim=1))
 
 
+def test_a_shift_by_parts_of_cells_interpolates_as_grid_sample_does():
+    maps, shifts = torch.rand(4, 3, 4, 5), torch.tensor([[0.03, -0.3], [-0.21, 0.4], [1.7, 0.0], [0.0, -2.0]])
+    moves = torch.eye(2, 3).repeat(4, 1, 1)
+    moves[:, :, 2] = shifts
+    places = F.affine_grid(moves, list(maps.shape), align_corners=False)
+    torch.testing.assert_close(shifted(maps, shifts), F.grid_sample(maps, places, padding_mode="border", align_corners=False))
+
+
 def test_a_crop_beside_a_shift_is_passed_over_and_that_is_said(config_for, caplog):
     caplog.set_level("INFO")
     check_config(config_for(core={"feature_stage": "layer2", "augment": "shift", "crop_shape": [28, 28]}))
@@ -213,7 +222,7 @@ def test_a_crop_beside_a_shift_is_passed_over_and_that_is_said(config_for, caplo
 
 
 def test_shifts_are_drawn_in_training_alone_and_alike_for_frames_of_a_sample():
-    vision = spec_of(feature_stage="layer2", pool="flatten", augment="shift").build()
+    vision = spec_of(feature_stage="layer2", pool="map", augment="shift").build()
     kept = vision.frozen_part(torch.rand(1, 3, 32, 32)).expand(6, -1)
     assert torch.equal(vision.eval().finish(kept), kept)
     vision.train().frames = 3

@@ -19,10 +19,24 @@ def shifted(maps: Tensor, shifts: Tensor) -> Tensor:
 
     So random shifts of pixels (DrQ, Kostrikov et al. 2020, https://arxiv.org/abs/2004.13649) are made after the network.
     """
-    moves = torch.eye(2, 3, device=maps.device, dtype=maps.dtype).repeat(len(maps), 1, 1)
-    moves[:, :, 2] = shifts
-    places = F.affine_grid(moves, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
+    samples, channels, height, width = maps.shape
+    rows, columns = _cells(shifts[:, 1], height), _cells(shifts[:, 0], width)
+    first = height * width * torch.arange(samples, device=maps.device)
+    pairs = [(row, column) for row in rows for column in columns]
+    cells = torch.stack([first[:, None, None] + width * row[0][:, :, None] + column[0][:, None, :] for row, column in pairs], dim=-1)
+    shares = torch.stack([row[1][:, :, None] * column[1][:, None, :] for row, column in pairs], dim=-1).to(maps.dtype)
+    # A sum of four cells, with all channels side by side, is what embedding_bag computes, sooner than grid_sample does.
+    positions = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+    moved = F.embedding_bag(cells.view(-1, 4), positions, mode="sum", per_sample_weights=shares.view(-1, 4))
+    return moved.view(samples, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _cells(shifts: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return of each cell of a side of `size` cells, moved by shifts [B], the two [B, size] that it lies between, and their shares."""
+    places = (torch.arange(size, device=shifts.device) + shifts[:, None] * size / 2).clamp(0, size - 1)
+    lower = places.floor().long()
+    share = places - lower
+    return [(lower, 1 - share), ((lower + 1).clamp(max=size - 1), share)]
 
 
 def with_noise(maps: Tensor, share: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robomimic_frozen.errors import ConfigError, did_you_mean
 from robomimic_frozen.plugins import hookimpl, provided
 
-MAP: Final = "flatten"
+MAP: Final = "map"
 """The readout that keeps a map as it is, which is what is cached of it where a readout with weights reads it."""
 
 
@@ -89,7 +89,8 @@ def readouts() -> list[Readout]:
         Readout("spatial_softmax", _spatial_softmax),
         Readout("conv", _conv),
         Readout("attention", Attention),
-        Readout(MAP, lambda map_shape: nn.Flatten()),
+        Readout("flatten", lambda map_shape: nn.Flatten()),
+        Readout(MAP, lambda map_shape: as_vector),
     ]
 
 
@@ -100,6 +101,17 @@ class _Function(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.function(maps)
+
+
+def as_vector(maps: Tensor) -> Tensor:
+    """Return maps [B, C, h, w] as vectors [B, h * w * C], position after position: convolutions and shifts are fastest in this order."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+def as_map(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return the maps of a shape (C, h, w) that `as_vector` made vectors of."""
+    channels, height, width = shape
+    return vectors.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
 
 
 def grid_average(activation: Tensor, grid_size: tuple[int, int]) -> Tensor:

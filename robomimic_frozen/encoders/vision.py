@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from robomimic_frozen.encoders import weights
 from robomimic_frozen.encoders.augmentation import random_shifts, shifted, with_dropped_positions, with_noise
 from robomimic_frozen.encoders.backbones import Backbone
-from robomimic_frozen.encoders.readouts import MAP, Reading
+from robomimic_frozen.encoders.folding import folded
+from robomimic_frozen.encoders.readouts import MAP, Reading, as_map, as_vector
 from robomimic_frozen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class VisionBackbone(nn.Module):
     def frozen_part(self, images: Tensor) -> Tensor:
         """Return what the frozen stages make of images: vectors of their maps, or these, then the map the next stage needs, flat."""
         with torch.inference_mode():
-            maps, activation = self._maps(self.frozen_stages, self._normalized(images))
+            maps, activation = self._maps(self.frozen_stages, self._normalized(images), folded)
             parts = self._vectors(maps)
             if not self.is_frozen:
                 parts.append(activation.flatten(1))
@@ -142,11 +143,11 @@ class VisionBackbone(nn.Module):
         return result.clone()
 
     def finish(self, frozen: Tensor) -> Tensor:
-        """Turn what `frozen_part` gave, or a cache kept of it [B, frozen_dim], into features [B, feature_dim]."""
+        """Turn what `frozen_part` gave, or a cache kept of it [B, frozen_dim], of any dtype, into features [B, feature_dim] of float32."""
         if self.is_frozen:
             return self._read(frozen, self._shifts(frozen))
         kept, activation = frozen.tensor_split([self._frozen_kept_dim], dim=1)
-        maps, _ = self._maps(self._trainable_stages, activation.unflatten(1, self._boundary_shape))
+        maps, _ = self._maps(self._trainable_stages, activation.float().unflatten(1, self._boundary_shape))
         return self._read(torch.cat([kept, *self._vectors(maps)], dim=1), self._shifts(frozen))
 
     def frozen_state(self) -> dict[str, Tensor]:
@@ -179,11 +180,13 @@ class VisionBackbone(nn.Module):
     def _normalized(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std if self.spec.imagenet_norm else images
 
-    def _maps(self, names: Sequence[str], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return (the maps of those stages that are read, the last map)."""
+    def _maps(
+        self, names: Sequence[str], x: Tensor, form: Callable[[nn.Module], nn.Module] = lambda stage: stage
+    ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
+        """Return (the maps of those stages that are read, the last map), of stages in the form that they are given."""
         maps = {}
         for name in names:
-            x = self.stages[name](x)
+            x = form(self.stages[name])(x)
             if name in self.feature_stages:
                 maps[name] = self._as_map(x)
         return maps, x
@@ -202,25 +205,24 @@ class VisionBackbone(nn.Module):
         """Return what is kept of maps."""
         vectors = []
         for stage, each in maps.items():
-            vectors += [each.flatten(1)] if stage in self._map_shapes else [readout(each) for readout in self._readouts_of(stage)]
+            vectors += [as_vector(each)] if stage in self._map_shapes else [readout(each) for readout in self._readouts_of(stage)]
         return vectors
 
     def _read(self, kept: Tensor, shifts: Tensor | None) -> Tensor:
         """Turn what is kept of all stages [B, sum of its lengths] into features, by the readouts that have yet to be applied."""
         if not self._map_shapes:
-            return kept
+            return kept.float()
         features = []
         for reading, vector in zip(self.kept, kept.split(self._kept_dims, dim=1), strict=True):
             if reading.stage not in self._map_shapes:
-                features.append(vector)
+                features.append(vector.float())
                 continue
-            maps = vector.unflatten(1, self._map_shapes[reading.stage])
-            maps = self._augmented(maps, shifts)
+            maps = self._augmented(as_map(vector, self._map_shapes[reading.stage]), shifts)
             features += [readout(maps) for readout in self._readouts_of(reading.stage)]
         return torch.cat(features, dim=1)
 
     def _augmented(self, maps: Tensor, shifts: Tensor | None) -> Tensor:
-        maps = maps if shifts is None else shifted(maps, shifts)
+        maps = (maps if shifts is None else shifted(maps, shifts)).float()
         if self.training and self.spec.map_noise:
             maps = with_noise(maps, self.spec.map_noise)
         return with_dropped_positions(maps, self.spec.map_drop) if self.training and self.spec.map_drop else maps

@@ -88,8 +88,8 @@ class FeatureExtraction:
         self.device = device
         self.preprocess = spec.preprocessing().eval()
         self.randomizers = [OBS_RANDOMIZERS[name](input_shape=spec.image_shape, **dict(given)) for name, given in spec.randomizers]
-        # The layout of the shared network must not change under the policy that uses it.
-        self.network = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)
+        # A network of the caller's is not moved to another device under the policy that uses it.
+        self.network = copy.deepcopy(network).to(device)
         self.precision = self._fastest_safe_precision(sample[:_SAMPLE_IMAGES])
 
     def __call__(self, frames: str, images: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies import optimization
 from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, read_checkpoint
 from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
-from robomimic_frozen.policies.frozen_algo import FrozenAlgo
+from robomimic_frozen.policies.frozen_algo import FrozenAlgo, is_feature
 from robomimic_frozen.policies.networks import get_velocity_network
 from robomimic_frozen.policies.normalization import Normalization
 from robomimic_frozen.policies.ranges import check_ranges
@@ -123,7 +123,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
         logger.info("the encoder is trained from here on, and training reads pixels")
 
     def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Keep the frames the policy reads, and the actions from the last of them on.
+        """Keep the frames the policy reads, and the actions from the last of them on; features in the dtype that is cached.
 
         The dataset gives [B, obs_steps - 1 + horizon, ...]: the first action chunk starts at the newest frame.
         """
@@ -133,7 +133,12 @@ class FBC(FrozenAlgo, PolicyAlgo):
             "goal_obs": batch.get("goal_obs"),
             "actions": batch["actions"][:, frames - 1 : frames - 1 + horizon],
         }
-        return TensorUtils.to_float(TensorUtils.to_device(kept, self.device))
+        kept = TensorUtils.to_device(kept, self.device)
+        groups = {
+            group: kept[group] and {key: value if is_feature(key, value) else value.float() for key, value in kept[group].items()}
+            for group in ("obs", "goal_obs")
+        }
+        return {**groups, "actions": kept["actions"].float()}
 
     def train_on_batch(self, batch: dict[str, Any], epoch: int, validate: bool = False) -> dict[str, Any]:
         """Take one gradient step, or with `validate` find the loss alone, and return the loss and what `log_info` reports."""

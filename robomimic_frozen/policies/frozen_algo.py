@@ -61,7 +61,7 @@ class FrozenAlgo:
     def postprocess_batch_for_training(self, batch: dict[str, Any], obs_normalization_stats: Any) -> dict[str, Any]:
         """Process a batch as robomimic does, but for features [..., F, 1, 1], which are handed through unchanged."""
         groups = {group: batch[group] for group in ("obs", "next_obs", "goal_obs") if batch.get(group)}
-        features = {group: {key: value for key, value in obs.items() if _is_feature(key, value)} for group, obs in groups.items()}
+        features = {group: {key: value for key, value in obs.items() if is_feature(key, value)} for group, obs in groups.items()}
         others = {group: {key: value for key, value in obs.items() if key not in features[group]} for group, obs in groups.items()}
         batch = super().postprocess_batch_for_training({**batch, **others}, obs_normalization_stats)  # type: ignore[misc]
         normalized = {group: {**self._normalization.observations(batch[group]), **found} for group, found in features.items()}
@@ -141,7 +141,8 @@ class FrozenAlgo:
         return {name: value for name, value in upgraded(nets).items() if name != "epoch"}
 
 
-def _is_feature(key: str, value: Any) -> bool:
+def is_feature(key: str, value: Any) -> bool:
+    """Return whether what a batch has under an obs key are cached features [..., F, 1, 1], and not images."""
     return ObsUtils.key_is_obs_modality(key, "rgb") and value.shape[-2:] == (1, 1)
 
 
