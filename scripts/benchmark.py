@@ -25,7 +25,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from benchmark_report import CROPS, FINE_TUNING, VARIANTS, draw, make_report, markdown
+from benchmark_report import FINE_TUNING, VARIANTS, draw, make_report, markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="rounds: one step of (a) to (c) each (10 on a GPU), and 100 of (d) and (e)")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--cameras", type=int, default=2)
-    parser.add_argument("--image-size", type=int, default=84, help="of the generated dataset; cropped to 8 less")
+    parser.add_argument("--image-size", type=int, default=84, help="of the generated dataset; unfrozen policies see crops of 8 less")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dataset", type=Path, help="a robomimic image dataset; random images when omitted")
     parser.add_argument("--json", type=Path)
@@ -203,6 +203,7 @@ def _config(job: Job) -> Any:
     from robomimic.config import config_factory
 
     import robomimic_frozen
+    from robomimic_frozen.config import POSITIONS
 
     robomimic_frozen.register()
     config = config_factory("fbc_frozen")
@@ -220,12 +221,13 @@ def _config(job: Job) -> Any:
             "rgb_model_name": job.backbone,
             "pretrained_encoder": False,  # speed does not depend on the values of the weights
             "freeze_encoder": _last_frozen(job) if job.variant.startswith("fine_tune") else not job.variant.startswith("unfrozen"),
-            "augment": "crops",
-            "crop_shape": [job.image_size - 8] * 2,
         }
     )
-    cache = {"enabled": "cached" in job.variant, "dir": job.cache_dir, "cached_crops": CROPS}
-    config.algo.feature_cache.update(cache)
+    if job.variant == "cached_positions":
+        config.observation.encoder.rgb.core_kwargs.update(POSITIONS)
+    if job.variant.startswith("unfrozen"):  # as robomimic's image configs train, and faster than whole images
+        config.observation.encoder.rgb.core_kwargs.update({"augment": "crops", "crop_shape": [job.image_size - 8] * 2})
+    config.algo.feature_cache.update({"enabled": "cached" in job.variant, "dir": job.cache_dir})
     return config
 
 
@@ -249,23 +251,24 @@ def _extraction_facts(config: Any, job: Job) -> dict[str, Any]:
     import torch
 
     from robomimic_frozen.encoders import EncoderSpec
-    from robomimic_frozen.features.extraction import FeatureExtraction
+    from robomimic_frozen.features.extraction import FeatureExtraction, keep_freed_memory
 
     shape = (3, job.image_size, job.image_size)
     spec = EncoderSpec.from_core_kwargs(config.observation.encoder.rgb.core_kwargs, shape, config.algo.feature_cache)
     network = spec.build()
     images = np.random.default_rng(0).integers(0, 256, (320, *shape[1:], 3), dtype=np.uint8)
+    keep_freed_memory()  # as in the processes that extract
     extraction = FeatureExtraction(spec, network, torch.device(job.device), images)
     extraction("warm-up", images[:64])
     rates = []
     for _ in range(3):
         start = time.perf_counter()
         extraction("timed", images)
-        rates.append(len(images) * (1 + CROPS) / (time.perf_counter() - start))
+        rates.append(len(images) / (time.perf_counter() - start))
     return {
         "extraction_images_per_s": round(statistics.median(rates), 1),
         "extraction_precision": str(extraction.precision).removeprefix("torch."),
-        "cache_bytes_per_frame": (1 + CROPS) * network.frozen_dim * np.dtype(spec.dtype).itemsize * len(job.cameras),
+        "cache_bytes_per_frame": network.frozen_dim * np.dtype(spec.dtype).itemsize * len(job.cameras),
     }
 
 

@@ -218,6 +218,21 @@ def test_features_belong_to_the_frames_of_their_sequence(make_config):
     np.testing.assert_array_equal(served[0, :, 0, 0], features[index, 0])
 
 
+@pytest.mark.parametrize(("free", "said"), [(10**12, "the dataset is kept on cpu"), (0, "batches are sent to cpu one by one")])
+def test_batches_are_the_same_when_the_dataset_is_kept_on_a_device_or_does_not_fit_there(free, said, make_config, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    config = make_config(train__seq_length=16)
+    expected = make_dataset(config).gather(np.array([0, 17, 5]))
+    monkeypatch.setattr("robomimic_frozen.integration.cached_training._device_of_training", lambda config: torch.device("cpu"))
+    monkeypatch.setattr("robomimic_frozen.utils.machine.free_memory", lambda device: free)
+    dataset = make_dataset(config)
+    batch = dataset.gather(np.array([0, 17, 5]))
+    assert said in caplog.text
+    assert isinstance(dataset.features[f"obs/{IMAGE}"], torch.Tensor) == (free > 0)
+    for group in ("obs", "actions"):
+        torch.testing.assert_close(batch[group], expected[group], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("algo", "stack", "frames"), [("fbc_frozen", 1, 1), ("fbc_frozen", 2, 2), ("bc_frozen", 1, 16)])
 def test_of_pixels_only_those_frames_are_loaded_that_the_policy_reads(algo, stack, frames, make_config):
     steps = {"algo__obs_steps": stack} if algo == "fbc_frozen" else {}

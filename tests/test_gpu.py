@@ -23,6 +23,37 @@ def test_features_are_those_of_the_cpu():
     assert torch.nn.functional.cosine_similarity(there, here, dim=-1).min() > 0.999
 
 
+def features_batch(policy, step):
+    random = torch.Generator().manual_seed(step)
+    batch = {
+        "obs": {
+            "agentview_image": torch.rand(8, 1, policy._backbones[0].frozen_dim, 1, 1, generator=random).half(),
+            "robot0_eef_pos": torch.randn(8, 1, 3, generator=random),
+        },
+        "actions": torch.rand(8, 8, 7, generator=random),
+    }
+    return policy.postprocess_batch_for_training(policy.process_batch_for_training(batch), None)
+
+
+@pytest.mark.parametrize("network", ["mlp", "chiunet"])
+def test_captured_steps_have_the_losses_of_plain_ones(network):
+    losses = {}
+    for captured in (True, False):
+        torch.manual_seed(0)
+        config = make_config(horizon=8, act_steps=8, network=network, network_kwargs=NETWORKS[network])
+        config.observation.encoder.rgb.core_kwargs.update(augment="shift", crop_shape=None, feature_stage="layer2")
+        policy = make_policy(config, device=CUDA)
+        policy.set_train()
+        if not captured:
+            policy._captured = None
+        losses[captured] = []
+        for step in range(200):
+            torch.manual_seed(step)
+            losses[captured].append(policy.train_on_batch(features_batch(policy, step), epoch=1)["loss"].item())
+        assert (policy._captured is not None and policy._captured._replay is not None) == captured
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
 NETWORKS = {"mlp": {"hidden_dims": [32]}, "chiunet": {"down_dims": [16, 32], "kernel_size": 3}}
 
 

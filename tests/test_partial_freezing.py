@@ -39,6 +39,17 @@ def test_finishing_what_the_frozen_stages_gave_is_the_whole_feature(frozen, stag
     assert whole(IMAGES).shape == (2, vision.feature_dim)
 
 
+@pytest.mark.parametrize("settings", [{}, {"augment": "shift"}, {"feature_stage": ["layer2", "layer4"], "pool": "conv"}])
+@pytest.mark.parametrize("frozen", ["layer2", "layer3", True])
+def test_what_is_cached_as_float16_is_finished_under_automatic_bfloat16(frozen, settings):
+    vision = backbone(frozen, **settings)
+    cached = vision.frozen_part(IMAGES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close = vision.train().finish(cached.half()), vision.eval().finish(cached.half())
+    assert close[0].shape == (2, vision.feature_dim)
+    torch.testing.assert_close(close[1].float(), vision.finish(cached), rtol=0.1, atol=0.1)
+
+
 def test_frozen_stages_are_shared_and_trainable_ones_are_not():
     first, second = backbone("layer2"), backbone("layer2")
     assert first.stages["layer2"] is second.stages["layer2"]

@@ -11,7 +11,8 @@ def random_shifts(samples: int, most: float, image_size: tuple[int, int], device
     """Draw shifts of up to `most` pixels of images of a size (height, width); [samples, 2] of x and y, where an image's side is 2."""
     height, width = image_size
     pixels = (2 * torch.rand(samples, 2, device=device) - 1) * most
-    return pixels * torch.tensor([2 / width, 2 / height], device=device)
+    # Column by column: a tensor of two numbers of the host cannot be made while a CUDA graph is captured.
+    return torch.stack([pixels[:, 0] * (2 / width), pixels[:, 1] * (2 / height)], dim=1)
 
 
 def shifted(maps: Tensor, shifts: Tensor) -> Tensor:
@@ -20,23 +21,26 @@ def shifted(maps: Tensor, shifts: Tensor) -> Tensor:
     So random shifts of pixels (DrQ, Kostrikov et al. 2020, https://arxiv.org/abs/2004.13649) are made after the network.
     """
     samples, channels, height, width = maps.shape
-    rows, columns = _cells(shifts[:, 1], height), _cells(shifts[:, 0], width)
-    first = height * width * torch.arange(samples, device=maps.device)
-    pairs = [(row, column) for row in rows for column in columns]
-    cells = torch.stack([first[:, None, None] + width * row[0][:, :, None] + column[0][:, None, :] for row, column in pairs], dim=-1)
-    shares = torch.stack([row[1][:, :, None] * column[1][:, None, :] for row, column in pairs], dim=-1).to(maps.dtype)
+    (columns, column_shares), (rows, row_shares) = _neighbours(shifts, (width, height))
+    first = (height * width) * torch.arange(samples, device=maps.device).view(-1, 1, 1, 1, 1)
+    cells = first + width * rows[:, :, None, :, None] + columns[:, None, :, None, :]
+    shares = (row_shares[:, :, None, :, None] * column_shares[:, None, :, None, :]).to(maps.dtype)
     # A sum of four cells, with all channels side by side, is what embedding_bag computes, sooner than grid_sample does.
     positions = maps.permute(0, 2, 3, 1).reshape(-1, channels)
     moved = F.embedding_bag(cells.view(-1, 4), positions, mode="sum", per_sample_weights=shares.view(-1, 4))
     return moved.view(samples, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _cells(shifts: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Return of each cell of a side of `size` cells, moved by shifts [B], the two [B, size] that it lies between, and their shares."""
-    places = (torch.arange(size, device=shifts.device) + shifts[:, None] * size / 2).clamp(0, size - 1)
-    lower = places.floor().long()
+def _neighbours(shifts: Tensor, sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """Return for both columns of shifts [B, 2], of sides of so many cells, the two that each cell [B, size, 2] falls between, and shares."""
+    if sizes[0] != sizes[1]:
+        return [_neighbours(shift.expand(-1, 2), (size, size))[0] for shift, size in zip(shifts.split(1, dim=1), sizes, strict=True)]
+    size = sizes[0]
+    places = (torch.arange(size, device=shifts.device) + (size / 2) * shifts[..., None]).clamp_(0, size - 1)
+    lower = places.floor()
     share = places - lower
-    return [(lower, 1 - share), ((lower + 1).clamp(max=size - 1), share)]
+    cells = torch.stack([lower, (lower + 1).clamp_(max=size - 1)], dim=-1).long()
+    return list(zip(cells.unbind(1), torch.stack([1 - share, share], dim=-1).unbind(1), strict=True))
 
 
 def with_noise(maps: Tensor, share: float) -> Tensor:

@@ -146,8 +146,8 @@ class VisionBackbone(nn.Module):
         """Turn what `frozen_part` gave, or a cache kept of it [B, frozen_dim], of any dtype, into features [B, feature_dim] of float32."""
         if self.is_frozen:
             return self._read(frozen, self._shifts(frozen))
-        kept, activation = frozen.tensor_split([self._frozen_kept_dim], dim=1)
-        maps, _ = self._maps(self._trainable_stages, activation.float().unflatten(1, self._boundary_shape))
+        kept, activation = frozen.float().tensor_split([self._frozen_kept_dim], dim=1)
+        maps, _ = self._maps(self._trainable_stages, activation.unflatten(1, self._boundary_shape))
         return self._read(torch.cat([kept, *self._vectors(maps)], dim=1), self._shifts(frozen))
 
     def frozen_state(self) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import mmap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import robomimic.utils.tensor_utils as TensorUtils
@@ -17,6 +18,12 @@ from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from robomimic_frozen.features.int8 import Int8Features
+from robomimic_frozen.utils import machine
+
+logger = logging.getLogger(__name__)
+
+_SHARE_OF_FREE_MEMORY: Final = 0.8
+"""The dataset may take so much of a device's memory; the rest is for training."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class CachedFeatureDataset(ActionKeysDataset):
             dataset serves, in their order, as a cache has them.
         random_crops: serve a random one of the cached crops, as in training, instead of the central one.
         encoder_is_frozen: whether features are still what the policy would compute; asked for each batch.
+        device: where all that is served is kept, and gathered, if it fits; None for the memory of this process, or the mapped file.
     """
 
     n_frame_stack: int
@@ -98,11 +106,12 @@ class CachedFeatureDataset(ActionKeysDataset):
         features: Mapping[str, np.ndarray | Int8Features],
         random_crops: bool,
         encoder_is_frozen: Callable[[], bool],
+        device: torch.device | None = None,
         **kwargs: Any,
     ) -> None:
         self._make_pixel_dataset = functools.partial(ActionKeysDataset, hdf5_path, obs_keys, *args, **kwargs)
         self.features, self.encoder_is_frozen = features, encoder_is_frozen
-        self.random_crops = random_crops
+        self.random_crops, self.device = random_crops, device
         self.image_keys = [key for key in obs_keys if f"obs/{key}" in features]
         other_keys = [key for key in obs_keys if key not in self.image_keys]
         super().__init__(hdf5_path, other_keys, *args, **{**kwargs, "hdf5_cache_mode": "low_dim"})
@@ -150,6 +159,7 @@ class CachedFeatureDataset(ActionKeysDataset):
         """Return the sequences of these numbers, each entry [B, T, ...]; goals [B, ...]."""
         if not self._arrays:
             self._arrays = self._whole_demos()
+            self._keep_on_device()
         offsets = np.arange(1 - self.n_frame_stack, self.seq_length)
         # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.
         frames = np.clip(self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None])
@@ -162,6 +172,22 @@ class CachedFeatureDataset(ActionKeysDataset):
             batch["goal_obs"] = {key: value[:, 0] for key, value in goals.items()}
         batch["index"] = torch.from_numpy(indices)
         return batch
+
+    def _keep_on_device(self) -> None:
+        """Move all that is served to the device, where it has room for it."""
+        if self.device is None:
+            return
+        arrays = [*self.features.values(), *(array for group in self._arrays.values() for array in group.values())]
+        size, free = sum(array.nbytes for array in arrays), machine.free_memory(self.device)
+        if any(isinstance(array, Int8Features) for array in arrays) or size > _SHARE_OF_FREE_MEMORY * free:
+            logger.info(
+                "batches are sent to %s one by one: what is int8, or takes more than %d %% of its free %.1f GB, is not kept there, and the "
+                "dataset takes %.1f GB", self.device, 100 * _SHARE_OF_FREE_MEMORY, free / 1e9, size / 1e9,
+            )  # fmt: skip
+            return
+        logger.info("the dataset is kept on %s: %.1f of its free %.1f GB", self.device, size / 1e9, free / 1e9)
+        self.features = {key: _on(self.device, array) for key, array in self.features.items()}
+        self._arrays = {group: {key: _on(self.device, array) for key, array in found.items()} for group, found in self._arrays.items()}
 
     def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
         images = {key: self._gather_features(self.features[f"{group}/{key}"], frames, crops) for key in self.image_keys}
@@ -251,5 +277,11 @@ def _opened_int8(opened: Callable[[], np.ndarray], frames: Sequence[int], varian
     return Int8Features(opened(), frames, variants)
 
 
-def _take(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).to(device)
+
+
+def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array[torch.from_numpy(rows).to(array.device)]
     return torch.from_numpy(np.take(array, rows, axis=0))

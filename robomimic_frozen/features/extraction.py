@@ -60,7 +60,7 @@ def _make_extraction(
 ) -> FeatureExtraction:
     if threads is not None:
         torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     network = spec.build()
     if network.frozen_sha256() != weights_sha256:
         raise WeightsError(f"the weights in {network.origin} are others where features are extracted; give all workers the same file")
@@ -68,7 +68,7 @@ def _make_extraction(
     return FeatureExtraction(spec, network, device, sample=source.read(source.demos[0], _SAMPLE_IMAGES))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep up to 256 MB of what is freed. Otherwise the system takes it back and clears it anew for every batch."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # where there is no glibc
         libc = ctypes.CDLL(None)

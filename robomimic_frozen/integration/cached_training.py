@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import robomimic.utils.torch_utils as TorchUtils
 import torch
 from robomimic.utils.dataset import SequenceDataset
 
@@ -111,7 +112,14 @@ def _make_dataset(
         features=_features(config, Selection(hdf5_path, filter_by_attribute, demo_limit), obs_keys, load_next_obs),
         random_crops=random_crops,
         encoder_is_frozen=_EncoderIsFrozen(config.observation.encoder.rgb),
+        device=_device_of_training(config),
     )  # fmt: skip
+
+
+def _device_of_training(config: Any) -> torch.device | None:
+    """Return the GPU that robomimic trains on; None where it trains on the CPU, or data workers hand over batches in memory."""
+    device = TorchUtils.get_torch_device(try_to_use_cuda=config.train.cuda)
+    return device if device.type == "cuda" and not config.train.num_data_workers else None
 
 
 def _features(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from robomimic_frozen.encoders.spec import check_core_kwargs
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring_checkpoint, upgraded
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies import optimization
+from robomimic_frozen.policies.captured_step import CapturedStep, CudaGraphs
 from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, read_checkpoint
 from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.frozen_algo import FrozenAlgo, is_feature
@@ -100,10 +102,16 @@ class FBC(FrozenAlgo, PolicyAlgo):
         in_backbone = {id(parameter) for vision in self._backbones for parameter in vision.stages.parameters()}
         encoder = [parameter for parameter in self._trainable.values() if id(parameter) in in_backbone]
         policy = [parameter for parameter in self._trainable.values() if id(parameter) not in in_backbone]
-        self.optimizers = {"policy": optimization.make_optimizer(policy, encoder, settings, fused=self.device.type in ("cpu", "cuda"))}
+        self.optimizers = {"policy": optimization.make_optimizer(policy, encoder, settings, self.device.type)}
         # The learning rate follows the gradient step, not the epoch, so robomimic has nothing to step.
         self.lr_schedulers: dict = {}
         self.step_lr_schedulers_every_batch: dict = {}
+        self._capture_steps()
+
+    def _capture_steps(self) -> None:
+        """Take gradient steps from a CUDA graph, where there is CUDA; it is captured anew."""
+        on_gpu = self.device.type == "cuda"
+        self._captured = CapturedStep(self._gradient_step, self.device, CudaGraphs()) if on_gpu else None
 
     def _unfreeze_encoder(self) -> None:
         """Go on with every backbone trainable. The config says so from here on, to the dataset and to checkpoints."""
@@ -121,6 +129,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
             for settings in (core_kwargs, *(core_kwargs.get("per_key") or {}).values()):
                 settings["freeze_encoder"] = False
         logger.info("the encoder is trained from here on, and training reads pixels")
+        self._launch_kernels("the encoder is trained")
 
     def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Keep the frames the policy reads, and the actions from the last of them on; features in the dtype that is cached.
@@ -142,42 +151,55 @@ class FBC(FrozenAlgo, PolicyAlgo):
 
     def train_on_batch(self, batch: dict[str, Any], epoch: int, validate: bool = False) -> dict[str, Any]:
         """Take one gradient step, or with `validate` find the loss alone, and return the loss and what `log_info` reports."""
-        with TorchUtils.maybe_no_grad(no_grad=validate), self._autocast(enabled=not validate):
-            info = super().train_on_batch(batch, epoch, validate=validate)
-            loss = self.nets["policy"].forward_train(self._groups(batch["obs"], batch["goal_obs"]), batch["actions"])
-        info["loss"] = loss.detach()
-        if not validate:
-            info["grad_norm"] = self._gradient_step(loss, epoch)
+        info = super().train_on_batch(batch, epoch, validate=validate)
+        given = {"groups": self._groups(batch["obs"], batch["goal_obs"]), "targets": batch["actions"]}
+        if validate:
+            with torch.no_grad():
+                return {**info, "loss": self.nets["policy"].forward_train(**given)}
+        if self._captured is not None and any(_has_pixels(obs) for obs in given["groups"].values()):
+            self._launch_kernels("training reads pixels")
+        ema, step = self.nets["ema"], self._captured or self._gradient_step
+        info |= step(given, [1 - ema.decay(), *self._learning_rates(ema.num_updates - self._first_update, epoch)])
+        ema.num_updates += 1
+        if self.device.type == "cpu" and ema.num_updates % optimization.CLEAR_EVERY == 0:
+            optimization.clear_negligible_moments(self.optimizers["policy"])
         return info
 
-    def _autocast(self, enabled: bool) -> torch.autocast:
+    def _launch_kernels(self, reason: str) -> None:
+        """Take gradient steps as they are from here on, and not from a CUDA graph."""
+        if self._captured is not None:
+            logger.info("gradient steps are launched kernel by kernel: %s", reason)
+        self._captured = None
+
+    def _autocast(self) -> torch.autocast:
         precision = self.algo_config.precision
         # On a GPU the casts of such small networks cost more than the multiplications save.
         automatic = precision == "auto" and self.device.type == "cpu" and has_fast_bfloat16(self.device)
-        reduced = enabled and (automatic or precision == "bfloat16")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=automatic or precision == "bfloat16")
 
-    def _gradient_step(self, loss: Tensor, epoch: int) -> Tensor:
-        optimizer, ema = self.optimizers["policy"], self.nets["ema"]
-        self._set_learning_rate(ema.num_updates - self._first_update, epoch)
+    def _gradient_step(self, batch: dict[str, Any], numbers: Iterable[float | Tensor]) -> dict[str, Tensor]:
+        """Take one step, given the share by which averages move, and the learning rate of each group; it waits for no device."""
+        optimizer, (share, *rates) = self.optimizers["policy"], numbers
+        with self._autocast():
+            loss = self.nets["policy"].forward_train(**batch)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         max_norm = self.global_config.train.max_grad_norm
         grad_norm = nn.utils.clip_grad_norm_(self._trainable.values(), math.inf if max_norm is None else max_norm)
         optimizer.step()
-        ema.update(self._trainable.values())
-        if self.device.type == "cpu" and ema.num_updates % optimization.CLEAR_EVERY == 0:
-            optimization.clear_negligible_moments(optimizer)
-        return grad_norm
+        self.nets["ema"].update(self._trainable.values(), share)
+        return {"loss": loss.detach(), "grad_norm": grad_norm}
 
-    def _set_learning_rate(self, step: int, epoch: int) -> None:
+    def _learning_rates(self, step: int, epoch: int) -> list[float]:
         rate, experiment = self.optim_params.policy.learning_rate, self.global_config.experiment
         # Without a fixed number of steps in an epoch the cosine moves once an epoch.
         part_of_epoch = self._steps_this_epoch / experiment.epoch_every_n_steps if experiment.epoch_every_n_steps else 0
         progress = (epoch - 1 + part_of_epoch) / self.global_config.train.num_epochs
-        for group in self.optimizers["policy"].param_groups:
-            group["lr"] = group["initial_lr"] * optimization.warmup_cosine(step, progress, rate.warmup_steps)
         self._steps_this_epoch += 1
+        factor = optimization.warmup_cosine(step, progress, rate.warmup_steps)
+        return [group["initial_lr"] * factor for group in self.optimizers["policy"].param_groups]
 
     def on_epoch_end(self, epoch: int) -> None:
         super().on_epoch_end(epoch)
@@ -196,6 +218,8 @@ class FBC(FrozenAlgo, PolicyAlgo):
         if optimization.averages_in(networks(model_dict)).keys() - set(self.nets["ema"].names):
             self._unfreeze_encoder()
         super().deserialize(model_dict, *args, **kwargs)
+        if self._captured is not None:
+            self._capture_steps()  # for the optimizer has other moments now
 
     def _loadable(self, nets: dict[str, Any]) -> dict[str, Any]:
         return optimization.with_averages(super()._loadable(nets), self.nets["ema"].names)
@@ -253,6 +277,10 @@ class FBC(FrozenAlgo, PolicyAlgo):
         """Forget the rest of the present action chunk. Each episode draws the same noise: the same observations, the same actions."""
         self._pending_actions.clear()
         self._noise.manual_seed(0)
+
+
+def _has_pixels(obs: Obs) -> bool:
+    return any(ObsUtils.key_is_obs_modality(key, "rgb") and not is_feature(key, value) for key, value in obs.items())
 
 
 def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, normalization: Normalization, path: Path) -> None:

@@ -19,15 +19,17 @@ NUM_UPDATES: Final = "ema._extra_state"
 """Its entry for the number of gradient steps that the averages have seen."""
 
 
-def make_optimizer(policy: Iterable[Tensor], encoder: Iterable[Tensor], settings: Any, fused: bool) -> torch.optim.AdamW:
+def make_optimizer(policy: Iterable[Tensor], encoder: Iterable[Tensor], settings: Any, device: str) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) over the parameters of policy and encoder.
 
     Args:
         settings: the config's `algo.optim_params.policy`. Each group keeps its rate under 'initial_lr'.
+        device: 'cpu', 'cuda' or another, of the parameters.
     """
     rate, weight_decay = settings.learning_rate.initial, settings.regularization.L2
     groups = [{"params": list(policy), "initial_lr": rate}, {"params": list(encoder), "initial_lr": encoder_rate(settings)}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, weight_decay=weight_decay, fused=fused)
+    speed = {"fused": device in ("cpu", "cuda"), "capturable": device == "cuda"}
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, weight_decay=weight_decay, **speed)
 
 
 def encoder_rate(settings: Any) -> float:
@@ -84,10 +86,13 @@ class EMA(nn.Module):
         return min(self.max_decay, 1 - (1 + self.num_updates) ** -self.power)
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[Tensor]) -> None:
-        """Move the averages towards the present `parameters`, given in the order of the first ones."""
-        torch._foreach_lerp_(list(self.averages().values()), list(parameters), 1 - self.decay())
-        self.num_updates += 1
+    def update(self, parameters: Iterable[Tensor], share: float | Tensor) -> None:
+        """Move the averages towards the present `parameters`, given in the order of the first ones; the caller counts `num_updates`.
+
+        `share` is 1 - `decay()`, of which a tensor may be captured in a CUDA graph.
+        """
+        averages = list(self.averages().values())
+        torch._foreach_lerp_(averages, list(parameters), share if isinstance(share, float) else [share] * len(averages))
 
     @torch.no_grad()
     def start_from(self, averages: Mapping[str, Tensor], num_updates: Tensor) -> None:

@@ -49,6 +49,13 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a CUDA device."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether bfloat16 arithmetic is faster than float32 there; torch has no public name for the CPU's answer."""
     import torch
