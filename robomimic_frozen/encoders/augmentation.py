@@ -32,7 +32,7 @@ def shifted(maps: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _neighbours(shifts: Tensor, sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    """Return for both columns of shifts [B, 2], of sides of so many cells, the two that each cell [B, size, 2] falls between, and shares."""
+    """Return for both columns of shifts [B, 2], of sides of so many cells, which two each cell falls between [B, size, 2], and shares."""
     if sizes[0] != sizes[1]:
         return [_neighbours(shift.expand(-1, 2), (size, size))[0] for shift, size in zip(shifts.split(1, dim=1), sizes, strict=True)]
     size = sizes[0]

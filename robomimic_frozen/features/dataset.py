@@ -110,7 +110,8 @@ class CachedFeatureDataset(ActionKeysDataset):
         **kwargs: Any,
     ) -> None:
         self._make_pixel_dataset = functools.partial(ActionKeysDataset, hdf5_path, obs_keys, *args, **kwargs)
-        self.features, self.encoder_is_frozen = features, encoder_is_frozen
+        self.features: Mapping[str, Any] = features
+        self.encoder_is_frozen = encoder_is_frozen
         self.random_crops, self.device = random_crops, device
         self.image_keys = [key for key in obs_keys if f"obs/{key}" in features]
         other_keys = [key for key in obs_keys if key not in self.image_keys]

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 WARM_UP_STEPS: Final = 3
 """Steps before the capture, in which libraries set themselves up; PyTorch's notes on CUDA graphs ask for a few."""
 
-Step = Callable[[Any, Tensor], dict[str, Tensor]]
-"""(nested dict of tensors, numbers [N]) -> what it reports; does its work on the device and never waits for it."""
+Step = Callable[..., dict[str, Tensor]]
+"""(batch, a nested dict of tensors; numbers [N]) -> what it reports. It works on the device, and never waits for it."""
 
 
 class Graphs(Protocol):

@@ -12,7 +12,6 @@ from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.tensor_utils as TensorUtils
-import robomimic.utils.torch_utils as TorchUtils
 import torch
 from robomimic.algo import PolicyAlgo, register_algo_factory_func
 from torch import Tensor, nn

@@ -28,8 +28,10 @@ def make_optimizer(policy: Iterable[Tensor], encoder: Iterable[Tensor], settings
     """
     rate, weight_decay = settings.learning_rate.initial, settings.regularization.L2
     groups = [{"params": list(policy), "initial_lr": rate}, {"params": list(encoder), "initial_lr": encoder_rate(settings)}]
-    speed = {"fused": device in ("cpu", "cuda"), "capturable": device == "cuda"}
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, weight_decay=weight_decay, **speed)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=rate, weight_decay=weight_decay,
+        fused=device in ("cpu", "cuda"), capturable=device == "cuda",
+    )  # fmt: skip
 
 
 def encoder_rate(settings: Any) -> float:
