@@ -21,26 +21,20 @@ def shifted(maps: Tensor, shifts: Tensor) -> Tensor:
     So random shifts of pixels (DrQ, Kostrikov et al. 2020, https://arxiv.org/abs/2004.13649) are made after the network.
     """
     samples, channels, height, width = maps.shape
-    (columns, column_shares), (rows, row_shares) = _neighbours(shifts, (width, height))
-    first = (height * width) * torch.arange(samples, device=maps.device).view(-1, 1, 1, 1, 1)
-    cells = first + width * rows[:, :, None, :, None] + columns[:, None, :, None, :]
-    shares = (row_shares[:, :, None, :, None] * column_shares[:, None, :, None, :]).to(maps.dtype)
-    # A sum of four cells, with all channels side by side, is what embedding_bag computes, sooner than grid_sample does.
+    x, y = shifts[:, 0] * (width / 2), shifts[:, 1] * (height / 2)  # in cells
+    left, top = x.floor(), y.floor()
+    right, bottom = x - left, y - top
+    # Each cell becomes a sum of four, by shares that are those of its sample. embedding_bag computes it sooner than grid_sample does.
+    shares = torch.stack([(1 - right) * (1 - bottom), right * (1 - bottom), (1 - right) * bottom, right * bottom], dim=-1).to(maps.dtype)
+    columns = torch.arange(width, device=maps.device, dtype=torch.int32) + left.int()[:, None]
+    columns = torch.stack([columns, columns + 1, columns, columns + 1], dim=-1).clamp_(0, width - 1)
+    rows = torch.arange(height, device=maps.device, dtype=torch.int32) + top.int()[:, None]
+    rows = torch.stack([rows, rows, rows + 1, rows + 1], dim=-1).clamp_(0, height - 1) * width
+    rows += height * width * torch.arange(samples, device=maps.device, dtype=torch.int32).view(-1, 1, 1)
+    cells = (rows[:, :, None] + columns[:, None]).view(-1, 4)
     positions = maps.permute(0, 2, 3, 1).reshape(-1, channels)
-    moved = F.embedding_bag(cells.view(-1, 4), positions, mode="sum", per_sample_weights=shares.view(-1, 4))
+    moved = F.embedding_bag(cells, positions, mode="sum", per_sample_weights=shares.repeat_interleave(height * width, dim=0))
     return moved.view(samples, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _neighbours(shifts: Tensor, sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    """Return for both columns of shifts [B, 2], of sides of so many cells, which two each cell falls between [B, size, 2], and shares."""
-    if sizes[0] != sizes[1]:
-        return [_neighbours(shift.expand(-1, 2), (size, size))[0] for shift, size in zip(shifts.split(1, dim=1), sizes, strict=True)]
-    size = sizes[0]
-    places = (torch.arange(size, device=shifts.device) + (size / 2) * shifts[..., None]).clamp_(0, size - 1)
-    lower = places.floor()
-    share = places - lower
-    cells = torch.stack([lower, (lower + 1).clamp_(max=size - 1)], dim=-1).long()
-    return list(zip(cells.unbind(1), torch.stack([1 - share, share], dim=-1).unbind(1), strict=True))
 
 
 def with_noise(maps: Tensor, share: float) -> Tensor:

@@ -165,7 +165,7 @@ class CachedFeatureDataset(ActionKeysDataset):
         # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.
         frames = np.clip(self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None])
         crops = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(indices).data))
-        batch: dict[str, Any] = {key: _take(array, frames) for key, array in self._arrays["sequences"].items()}
+        batch: dict[str, Any] = {key: take(array, frames) for key, array in self._arrays["sequences"].items()}
         for group in ("obs", "next_obs") if self.load_next_obs else ("obs",):
             batch[group] = self._gather_observations(group, frames[:, : self.obs_frames], crops)
         if self.goal_mode is not None:
@@ -192,7 +192,7 @@ class CachedFeatureDataset(ActionKeysDataset):
 
     def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
         images = {key: self._gather_features(self.features[f"{group}/{key}"], frames, crops) for key in self.image_keys}
-        return {key: _take(array, frames) for key, array in self._arrays[group].items()} | images
+        return {key: take(array, frames) for key, array in self._arrays[group].items()} | images
 
     def _gather_features(self, features: np.ndarray | Int8Features, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
         variants = features.shape[1]
@@ -201,7 +201,7 @@ class CachedFeatureDataset(ActionKeysDataset):
             chosen = torch.randint(1, variants, frames.shape, generator=crops).numpy()
         if isinstance(features, Int8Features):
             return torch.from_numpy(features.take(frames, chosen))[..., None, None]
-        return _take(features.reshape(-1, features.shape[2]), frames * variants + chosen)[..., None, None]
+        return take(features.reshape(-1, features.shape[2]), frames * variants + chosen)[..., None, None]
 
     def _whole_demos(self) -> dict[str, Any]:
         """Return everything but images, as one array [frames of all demos, ...] for each key.
@@ -282,7 +282,7 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(array)).to(device)
 
 
-def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+def take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array[torch.from_numpy(rows).to(array.device)]
     return torch.from_numpy(np.take(array, rows, axis=0))
