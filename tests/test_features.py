@@ -1,6 +1,7 @@
 """The feature cache on real images of real demonstrations, with a small random backbone where the network is no matter."""
 
 import json
+import mmap
 import multiprocessing
 import os
 import resource
@@ -17,6 +18,7 @@ import torch
 from robomimic_frozen.encoders import EncoderSpec, get_backbone
 from robomimic_frozen.encoders.preprocessing import crop_at
 from robomimic_frozen.errors import CacheUnavailableError, DatasetError, WeightsError
+from robomimic_frozen.features.dataset import take
 from robomimic_frozen.features.extraction import FeatureExtraction
 from robomimic_frozen.features.source import ImageSource, crop_positions
 from robomimic_frozen.features.store import FeatureStore, open_cache
@@ -322,3 +324,26 @@ def test_a_killed_extraction_leaves_no_cache_and_the_next_one_goes_on(dataset, t
     whole, = calm.glob("*/features.bin")
     assert resumed.read_bytes() == whole.read_bytes()
     assert open_cache(resumed.parent).metadata["demos"] == json.loads((whole.parent / "metadata.json").read_text())["demos"]
+
+
+def test_rows_of_a_large_mapped_file_are_announced_to_the_system_before_they_are_read(tmp_path, monkeypatch):
+    announced = []
+
+    class Recorded(mmap.mmap):
+        def madvise(self, option, start, length):
+            announced.append((option, start, length))
+            super().madvise(option, start, length)
+
+    monkeypatch.setattr("mmap.mmap", Recorded)
+    written = np.random.default_rng(0).normal(size=(50, 3000)).astype(np.float16)
+    (tmp_path / "features.bin").write_bytes(written.tobytes())
+    mapped = np.memmap(tmp_path / "features.bin", np.float16, mode="r", shape=(50, 1, 3000))[10:].reshape(-1, 3000)
+    rows = np.array([[3, 39], [0, 17]])
+    np.testing.assert_array_equal(take(mapped, rows), written[10:][rows])
+    assert not announced
+    monkeypatch.setattr("robomimic_frozen.features.dataset._FITS_IN_MEMORY", 0)
+    np.testing.assert_array_equal(take(mapped, rows), written[10:][rows])
+    for row, (option, start, length) in zip(rows.flat, announced, strict=True):
+        first = 6000 * (10 + row)
+        assert option == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
+        assert start <= first and first + 6000 == start + length

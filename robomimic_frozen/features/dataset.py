@@ -22,6 +22,8 @@ from robomimic_frozen.utils import machine
 
 logger = logging.getLogger(__name__)
 
+_FITS_IN_MEMORY: Final = 2**30
+"""Of so many bytes of a file the system has most in memory; what is larger may have to be read from the disk."""
 _SHARE_OF_FREE_MEMORY: Final = 0.8
 """The dataset may take so much of a device's memory; the rest is for training."""
 
@@ -283,6 +285,20 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 
 def take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Return rows of an array as a tensor, on the device where the array is; of a mapped file, read side by side."""
     if isinstance(array, torch.Tensor):
         return array[torch.from_numpy(rows).to(array.device)]
+    if isinstance(array, np.memmap) and array.nbytes > _FITS_IN_MEMORY:
+        _read_ahead(array, rows)
     return torch.from_numpy(np.take(array, rows, axis=0))
+
+
+def _read_ahead(array: np.memmap, rows: np.ndarray) -> None:
+    """Tell the system which rows are about to be read. Otherwise it reads one after the other, each when it is missed."""
+    mapped: mmap.mmap = array._mmap  # type: ignore[attr-defined]  # of numpy's; views of an array have it, too
+    start = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    size = array.strides[0]
+    for row in rows.flat:
+        first = start + int(row) * size
+        page = first - first % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, first + size - page)
