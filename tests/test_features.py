@@ -1,5 +1,6 @@
 """The feature cache on real images of real demonstrations, with a small random backbone where the network is no matter."""
 
+import errno
 import json
 import mmap
 import multiprocessing
@@ -347,3 +348,12 @@ def test_rows_of_a_large_mapped_file_are_announced_to_the_system_before_they_are
         first = 6000 * (10 + row)
         assert option == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
         assert start <= first and first + 6000 == start + length
+
+
+def test_a_file_system_that_cannot_map_files_is_named_with_what_to_do(dataset, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(CacheUnavailableError, match=r"No such device.*; set algo.feature_cache.dir to another folder"):
+        FeatureStore(tmp_path / "cache").get(source(dataset), spec(), CPU)
