@@ -65,7 +65,7 @@ def test_unfreezing_makes_all_trainable_and_leaves_the_embedding_as_it_was(make)
     encoder.unfreeze_rgb_encoder()
     assert encoder.freeze_rgb_encoder is False
     assert count(encoder, trainable_only=True) == count(encoder) == 11_374_400
-    assert torch.equal(encoder(obs), before)
+    torch.testing.assert_close(encoder(obs), before, rtol=1e-4, atol=1e-5)  # but for rounding: BatchNorm of frozen stages is folded
     encoder.train()(obs).sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
 
