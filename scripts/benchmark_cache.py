@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robomimic_frozen.features.dataset import take
+from robomimic_frozen.features.rows import take_rows
 
 BATCH_SIZE = 100
 _FEW = 10_000  # frames, which fit into any memory
@@ -59,10 +59,10 @@ def _write(path: Path, frames: int, dim: int) -> None:
 
 def _rate(features: np.ndarray, rows: np.ndarray) -> float:
     """Return how many of these batches are gathered in a second."""
-    take(features, rows[0])
+    take_rows(features, rows[0])
     start = time.perf_counter()
     for batch in rows[1:]:
-        take(features, batch)
+        take_rows(features, batch)
     return (len(rows) - 1) / (time.perf_counter() - start)
 
 

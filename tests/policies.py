@@ -79,12 +79,16 @@ def make_policy(config=None, shapes=OBS_SHAPES, device="cpu"):
     return algo_factory("fbc_frozen", config, dict(shapes), ACTION_DIM, torch.device(device))
 
 
-def make_batch(policy, size: int = 4) -> dict[str, Any]:
-    """A batch as the algo's train_on_batch takes it, of random content."""
+def make_batch(policy, size: int = 4, features: bool = False) -> dict[str, Any]:
+    """A batch as the algo's train_on_batch takes it, of random content: of images, or of what is cached of them."""
     frames = policy.algo_config.obs_steps - 1 + policy.algo_config.horizon
+    if features:
+        images = torch.rand(size, frames, policy._backbones[0].frozen_dim, 1, 1).half()
+    else:
+        images = torch.randint(0, 255, (size, frames, 32, 32, 3), dtype=torch.uint8)
     raw = {
         "obs": {
-            "agentview_image": torch.randint(0, 255, (size, frames, 32, 32, 3), dtype=torch.uint8),
+            "agentview_image": images,
             "robot0_eef_pos": torch.randn(size, frames, 3),
         },
         "actions": torch.rand(size, frames, ACTION_DIM) * 2 - 1,

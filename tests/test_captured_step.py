@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from policies import ACTION_DIM, make_config, make_policy
+from policies import make_batch, make_config, make_policy
 
 from robomimic_frozen.policies.captured_step import WARM_UP_STEPS, CapturedStep
 
@@ -40,19 +40,10 @@ def policy(graphs=None):
 
 
 def losses(of, steps=12, size=lambda step: 4):
-    frozen_dim, found = of._backbones[0].frozen_dim, []
+    found = []
     for step in range(steps):
-        random = torch.Generator().manual_seed(step)
-        batch = {
-            "obs": {
-                "agentview_image": torch.rand(size(step), 2, frozen_dim, 1, 1, generator=random).half(),
-                "robot0_eef_pos": torch.randn(size(step), 2, 3, generator=random),
-            },
-            "goal_obs": None,
-            "actions": torch.rand(size(step), 4, ACTION_DIM, generator=random),
-        }
         torch.manual_seed(step)
-        found.append(of.train_on_batch(batch, epoch=1)["loss"].item())
+        found.append(of.train_on_batch(make_batch(of, size(step), features=True), epoch=1)["loss"].item())
     return found
 
 
@@ -84,11 +75,6 @@ def test_pixels_and_a_trained_encoder_end_it_and_that_is_said(caplog):
     assert unfrozen._captured is None
     assert "gradient steps are launched kernel by kernel: the encoder is trained" in caplog.text
     seeing = policy(EagerGraphs())
-    batch = {
-        "obs": {"agentview_image": torch.rand(4, 2, 3, 32, 32), "robot0_eef_pos": torch.randn(4, 2, 3)},
-        "goal_obs": None,
-        "actions": torch.rand(4, 4, ACTION_DIM),
-    }
-    seeing.train_on_batch(batch, epoch=1)
+    seeing.train_on_batch(make_batch(seeing), epoch=1)
     assert seeing._captured is None
     assert "gradient steps are launched kernel by kernel: training reads pixels" in caplog.text

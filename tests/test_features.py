@@ -19,8 +19,8 @@ import torch
 from robomimic_frozen.encoders import EncoderSpec, get_backbone
 from robomimic_frozen.encoders.preprocessing import crop_at
 from robomimic_frozen.errors import CacheUnavailableError, DatasetError, WeightsError
-from robomimic_frozen.features.dataset import take
 from robomimic_frozen.features.extraction import FeatureExtraction
+from robomimic_frozen.features.rows import take_rows
 from robomimic_frozen.features.source import ImageSource, crop_positions
 from robomimic_frozen.features.store import FeatureStore, open_cache
 
@@ -340,10 +340,10 @@ def test_rows_of_a_large_mapped_file_are_announced_to_the_system_before_they_are
     (tmp_path / "features.bin").write_bytes(written.tobytes())
     mapped = np.memmap(tmp_path / "features.bin", np.float16, mode="r", shape=(50, 1, 3000))[10:].reshape(-1, 3000)
     rows = np.array([[3, 39], [0, 17]])
-    np.testing.assert_array_equal(take(mapped, rows), written[10:][rows])
+    np.testing.assert_array_equal(take_rows(mapped, rows), written[10:][rows])
     assert not announced
-    monkeypatch.setattr("robomimic_frozen.features.dataset._FITS_IN_MEMORY", 0)
-    np.testing.assert_array_equal(take(mapped, rows), written[10:][rows])
+    monkeypatch.setattr("robomimic_frozen.features.rows._FITS_IN_MEMORY", 0)
+    np.testing.assert_array_equal(take_rows(mapped, rows), written[10:][rows])
     for row, (option, start, length) in zip(rows.flat, announced, strict=True):
         first = 6000 * (10 + row)
         assert option == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
@@ -357,3 +357,13 @@ def test_a_file_system_that_cannot_map_files_is_named_with_what_to_do(dataset, t
     monkeypatch.setattr(np, "memmap", refuse)
     with pytest.raises(CacheUnavailableError, match=r"No such device.*; set algo.feature_cache.dir to another folder"):
         FeatureStore(tmp_path / "cache").get(source(dataset), spec(), CPU)
+
+
+def test_rows_of_a_large_cache_of_int8_are_announced_too(dataset, tmp_path, monkeypatch):
+    features = FeatureStore(tmp_path / "cache").get(source(dataset), spec(dtype="int8"), CPU).features
+    expected = features[:]
+    announced = []
+    monkeypatch.setattr("robomimic_frozen.features.rows._FITS_IN_MEMORY", 0)
+    monkeypatch.setattr("robomimic_frozen.features.rows._read_ahead", lambda array, rows: announced.append(rows.size))
+    np.testing.assert_array_equal(features[:], expected)
+    assert announced == [12 * 3]

@@ -23,18 +23,6 @@ def test_features_are_those_of_the_cpu():
     assert torch.nn.functional.cosine_similarity(there, here, dim=-1).min() > 0.999
 
 
-def features_batch(policy, step):
-    random = torch.Generator().manual_seed(step)
-    batch = {
-        "obs": {
-            "agentview_image": torch.rand(8, 1, policy._backbones[0].frozen_dim, 1, 1, generator=random).half(),
-            "robot0_eef_pos": torch.randn(8, 1, 3, generator=random),
-        },
-        "actions": torch.rand(8, 8, 7, generator=random),
-    }
-    return policy.postprocess_batch_for_training(policy.process_batch_for_training(batch), None)
-
-
 @pytest.mark.parametrize("network", ["mlp", "chiunet"])
 def test_captured_steps_have_the_losses_of_plain_ones(network):
     losses = {}
@@ -49,7 +37,7 @@ def test_captured_steps_have_the_losses_of_plain_ones(network):
         losses[captured] = []
         for step in range(200):
             torch.manual_seed(step)
-            losses[captured].append(policy.train_on_batch(features_batch(policy, step), epoch=1)["loss"].item())
+            losses[captured].append(policy.train_on_batch(make_batch(policy, size=8, features=True), epoch=1)["loss"].item())
         assert (policy._captured is not None and policy._captured._replay is not None) == captured
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 

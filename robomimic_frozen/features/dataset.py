@@ -18,12 +18,11 @@ from robomimic.utils.dataset import SequenceDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from robomimic_frozen.features.int8 import Int8Features
+from robomimic_frozen.features.rows import take_rows
 from robomimic_frozen.utils import machine
 
 logger = logging.getLogger(__name__)
 
-_FITS_IN_MEMORY: Final = 2**30
-"""Of so many bytes of a file the system has most in memory; what is larger may have to be read from the disk."""
 _SHARE_OF_FREE_MEMORY: Final = 0.8
 """The dataset may take so much of a device's memory; the rest is for training."""
 
@@ -167,7 +166,7 @@ class CachedFeatureDataset(ActionKeysDataset):
         # Beyond the ends of a demo its first and last frames are repeated, as stock padding does.
         frames = np.clip(self._base[indices, None] + offsets, self._first[indices, None], self._last[indices, None])
         crops = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(indices).data))
-        batch: dict[str, Any] = {key: take(array, frames) for key, array in self._arrays["sequences"].items()}
+        batch: dict[str, Any] = {key: _take(array, frames) for key, array in self._arrays["sequences"].items()}
         for group in ("obs", "next_obs") if self.load_next_obs else ("obs",):
             batch[group] = self._gather_observations(group, frames[:, : self.obs_frames], crops)
         if self.goal_mode is not None:
@@ -194,7 +193,7 @@ class CachedFeatureDataset(ActionKeysDataset):
 
     def _gather_observations(self, group: str, frames: np.ndarray, crops: torch.Generator) -> dict[str, torch.Tensor]:
         images = {key: self._gather_features(self.features[f"{group}/{key}"], frames, crops) for key in self.image_keys}
-        return {key: take(array, frames) for key, array in self._arrays[group].items()} | images
+        return {key: _take(array, frames) for key, array in self._arrays[group].items()} | images
 
     def _gather_features(self, features: np.ndarray | Int8Features, frames: np.ndarray, crops: torch.Generator) -> torch.Tensor:
         variants = features.shape[1]
@@ -203,7 +202,7 @@ class CachedFeatureDataset(ActionKeysDataset):
             chosen = torch.randint(1, variants, frames.shape, generator=crops).numpy()
         if isinstance(features, Int8Features):
             return torch.from_numpy(features.take(frames, chosen))[..., None, None]
-        return take(features.reshape(-1, features.shape[2]), frames * variants + chosen)[..., None, None]
+        return _take(features.reshape(-1, features.shape[2]), frames * variants + chosen)[..., None, None]
 
     def _whole_demos(self) -> dict[str, Any]:
         """Return everything but images, as one array [frames of all demos, ...] for each key.
@@ -284,21 +283,8 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(array)).to(device)
 
 
-def take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    """Return rows of an array as a tensor, on the device where the array is; of a mapped file, read side by side."""
+def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Return rows of an array as a tensor, on the device where the array is."""
     if isinstance(array, torch.Tensor):
         return array[torch.from_numpy(rows).to(array.device)]
-    if isinstance(array, np.memmap) and array.nbytes > _FITS_IN_MEMORY:
-        _read_ahead(array, rows)
-    return torch.from_numpy(np.take(array, rows, axis=0))
-
-
-def _read_ahead(array: np.memmap, rows: np.ndarray) -> None:
-    """Tell the system which rows are about to be read. Otherwise it reads one after the other, each when it is missed."""
-    mapped: mmap.mmap = array._mmap  # type: ignore[attr-defined]  # of numpy's; views of an array have it, too
-    start = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
-    size = array.strides[0]
-    for row in rows.flat:
-        first = start + int(row) * size
-        page = first - first % mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_WILLNEED, page, first + size - page)
+    return torch.from_numpy(take_rows(array, rows))

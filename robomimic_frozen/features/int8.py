@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from robomimic_frozen.features.rows import take_rows
+
 SCALE_ROWS: Final = 4
 """So many rows of F bytes, before the vectors of a demo, are its scales: float32 [F]."""
 
@@ -53,6 +55,6 @@ class Int8Features:
         """Return the vectors of frames and variants of these numbers, two arrays that broadcast to a shape [...]: float32 [..., F]."""
         demos = np.searchsorted(self._ends, frames, side="right")
         within = frames - (self._ends - self.frames)[demos]
-        vectors = np.take(self.rows, self._starts[demos] + SCALE_ROWS + within * self.shape[1] + variants, axis=0)
+        vectors = take_rows(self.rows, self._starts[demos] + SCALE_ROWS + within * self.shape[1] + variants)
         scales = np.take(self.rows, self._starts[demos][..., None] + np.arange(SCALE_ROWS), axis=0)
         return vectors * scales.reshape(*demos.shape, -1).view(np.float32)

@@ -60,7 +60,7 @@ class CapturedStep:
 
     def __init__(self, step: Step, device: torch.device, graphs: Graphs) -> None:
         self._step, self._device, self._graphs = step, device, graphs
-        self._left = WARM_UP_STEPS
+        self._taken = 0
         self._inputs: dict[str, Any] = {}
         self._outputs: dict[str, Tensor] = {}
         self._replay: Callable[[], None] | None = None
@@ -68,14 +68,15 @@ class CapturedStep:
     def __call__(self, batch: Mapping[str, Any], numbers: list[float]) -> dict[str, Tensor]:
         """Take one step on a batch; `numbers` are those of the host that change from step to step."""
         given = {"batch": batch, "numbers": torch.tensor(numbers, device=self._device)}
-        if self._left > 0:
-            self._left -= 1
+        self._taken += 1
+        if self._taken <= WARM_UP_STEPS:
             return self._graphs.warm_up(lambda: self._step(**given))
-        if self._left == 0:
-            self._left = -1
+        if self._taken == WARM_UP_STEPS + 1:
             self._capture(given)
-        pairs = list(zip(_leaves(self._inputs), _leaves(given), strict=False))
-        if self._replay is None or any(to.shape != value.shape for to, value in pairs):
+        if self._replay is None:
+            return self._step(**given)
+        pairs = list(zip(_leaves(self._inputs), _leaves(given), strict=True))
+        if any(to.shape != value.shape for to, value in pairs):
             return self._step(**given)
         for to, value in pairs:
             to.copy_(value)
