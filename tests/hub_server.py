@@ -1,18 +1,20 @@
-"""A server on this machine that answers huggingface_hub as the Hugging Face hub does, with one file in one dataset repository."""
+"""A server on this machine that answers huggingface_hub as the Hugging Face hub does, with the files of some repositories."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_RESOLVE = "/datasets/robomimic/robomimic_datasets/resolve/main/"
 _STORAGE = "/storage/"
+_INFO = re.compile(r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(?P<what>/revision|/tree|)(/[^/]+)?/?")
 
 
 @dataclass
@@ -20,25 +22,28 @@ class Hub:
     """What the server says and does.
 
     Attributes:
-        filename: of the only file.
-        content: of it, as it is sent.
-        sha256: of it, as it is announced.
+        repos: "OWNER/NAME" of a repository of a model, "datasets/OWNER/NAME" of one of a dataset -> path of a file -> its content.
+        gated: those of them that let nobody in.
+        sha256: of a content, where another one is announced for its path.
         breaks_after: bytes of the first answer with content, after which the connection breaks.
         storage: address that downloads are sent on to; None for the right one.
         url: address of the server.
-        ranges: of which bytes the content was asked for.
+        ranges: of which bytes contents were asked for.
+        fetched: paths of contents that were asked for.
     """
 
-    filename: str
-    content: bytes
-    sha256: str = ""
+    repos: dict[str, dict[str, bytes]]
+    gated: set[str] = field(default_factory=set)
+    sha256: dict[str, str] = field(default_factory=dict)
     breaks_after: int | None = None
     storage: str | None = None
     url: str = ""
     ranges: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.sha256 = self.sha256 or hashlib.sha256(self.content).hexdigest()
+    def announced(self, repo: str, path: str) -> str:
+        """Return the sha256 that the server names for a file."""
+        return self.sha256.get(path) or hashlib.sha256(self.repos[repo][path]).hexdigest()
 
 
 @contextlib.contextmanager
@@ -71,37 +76,80 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_content=True)
 
     def _answer(self, with_content: bool) -> None:
-        hub = self.served
-        if self.path == _RESOLVE + hub.filename:
+        hub, path = self.served, urlsplit(self.path).path
+        if path.startswith(_STORAGE):
+            self._send_content(path.removeprefix(_STORAGE), with_content)
+        elif asked := _INFO.fullmatch(path):
+            repo = f"datasets/{asked['name']}" if asked["kind"] == "datasets" else asked["name"]
+            if self._lets_in(repo):
+                self._send_json(self._tree(repo) if asked["what"] == "/tree" else self._info(repo, asked["name"]), with_content)
+        else:
+            repo, _, rest = path.lstrip("/").partition("/resolve/")
+            filename = rest.partition("/")[2]
+            if not self._lets_in(repo):
+                return
+            if filename not in hub.repos[repo]:
+                self._refuse(404, "EntryNotFound")
+                return
             self.send_response(302)
             self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Linked-Etag", f'"{hub.sha256}"')
-            self.send_header("X-Linked-Size", str(len(hub.content)))
+            self.send_header("X-Linked-Etag", f'"{hub.announced(repo, filename)}"')
+            self.send_header("X-Linked-Size", str(len(hub.repos[repo][filename])))
             self.send_header("ETag", '"etag of the pointer"')
             # Of another host, as far as huggingface_hub can tell: what the hub stores is not on its own either.
-            self.send_header("Location", hub.storage or hub.url.replace("127.0.0.1", "localhost") + _STORAGE + hub.filename)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        elif self.path == _STORAGE + hub.filename:
-            self._send_content(hub, with_content)
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Location", hub.storage or f"{hub.url.replace('127.0.0.1', 'localhost')}{_STORAGE}{repo}/resolve/{filename}")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def _send_content(self, hub: Hub, with_content: bool) -> None:
+    def _lets_in(self, repo: str) -> bool:
+        if repo in self.served.gated:
+            self._refuse(403, "GatedRepo")
+        elif repo not in self.served.repos:
+            self._refuse(401, "RepoNotFound")
+        return repo in self.served.repos.keys() - self.served.gated
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _info(self, repo: str, name: str) -> object:
+        return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in self.served.repos[repo]], "tags": []}
+
+    def _tree(self, repo: str) -> object:
+        """List the files as large ones, which have a sha256."""
+        return [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest(),
+             "lfs": {"oid": self.served.announced(repo, path), "size": len(content), "pointerSize": 130}}
+            for path, content in self.served.repos[repo].items()
+        ]  # fmt: skip
+
+    def _send_json(self, answer: object, with_content: bool) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_content:
+            self.wfile.write(body)
+
+    def _send_content(self, place: str, with_content: bool) -> None:
+        hub = self.served
+        repo, _, filename = place.partition("/resolve/")
+        content = hub.repos[repo][filename]
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted.group(1)) if wanted else 0
         self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(hub.content) - start))
+        self.send_header("Content-Length", str(len(content) - start))
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(hub.content) - 1}/{len(hub.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if with_content:
             hub.ranges.append(self.headers.get("Range", ""))
+            hub.fetched.append(filename)
             end, hub.breaks_after = hub.breaks_after, None
-            self.wfile.write(hub.content[start:end])
+            self.wfile.write(content[start:end])
             self.close_connection = end is not None
 
     def log_message(self, *_: object) -> None:

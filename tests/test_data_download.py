@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import subprocess
@@ -11,18 +12,20 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, serving
 
-from robomimic_frozen.data.sources import RELEASED, DatasetSource, default_view, find_source
+from robomimic_frozen.data.sources import HUB_REPO, RELEASED, DatasetSource, default_view, find_source
 from robomimic_frozen.errors import DatasetError
 from robomimic_frozen.plugins import hookimpl, plugin_manager
 
 FETCH = "import sys; from robomimic_frozen.data.sources import fetch_released; print(fetch_released(sys.argv[1]))"
 CONTENT = bytes(range(256)) * 4096
 NOWHERE = "http://127.0.0.1:9"
+REPO, FILE = f"datasets/{HUB_REPO}", RELEASED["lift-mh"]
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
 def hub():
-    with serving(Hub(RELEASED["lift-mh"], CONTENT)) as hub:
+    with serving(Hub({REPO: {FILE: CONTENT}})) as hub:
         yield hub
 
 
@@ -88,11 +91,11 @@ def test_with_neither_hub_nor_cache_it_tells_what_to_do(fetch, settings):
 @pytest.mark.fault("a download whose connection breaks", "taken up where it broke, the file is whole")
 def test_a_broken_connection_is_taken_up_where_it_broke(fetch):
     chunk = 10 * 2**20  # that huggingface_hub writes at once
-    with serving(Hub(RELEASED["lift-mh"], CONTENT * 12, breaks_after=chunk + 1000)) as hub:
+    with serving(Hub({REPO: {FILE: CONTENT * 12}}, breaks_after=chunk + 1000)) as hub:
         result = fetch(HF_ENDPOINT=hub.url)
         if result.returncode:  # huggingface_hub before 1.0 leaves the rest to the next run, later ones do not
             result = fetch(HF_ENDPOINT=hub.url)
-    assert path_of(result).read_bytes() == hub.content
+    assert path_of(result).read_bytes() == CONTENT * 12
     whole, rest = hub.ranges
     assert whole == "" and int(rest.removeprefix("bytes=").removesuffix("-")) >= chunk
 
@@ -110,7 +113,7 @@ def test_what_has_another_hash_is_removed_and_downloaded_again(fetch, offline, t
 
 
 def test_a_hub_that_sends_something_else_is_refused(fetch, hub, tmp_path):
-    hub.content = bytes(len(CONTENT))
+    hub.repos[REPO][FILE], hub.sha256[FILE] = bytes(len(CONTENT)), SHA256
     assert "is damaged" in error_of(fetch())
     assert files(tmp_path / "hub") == {"main"}
 
@@ -123,7 +126,7 @@ def test_a_file_that_the_hub_lacks(fetch):
 @pytest.mark.fault("a hub that names a path in place of a sha256", "refused before anything is written")
 @pytest.mark.parametrize("sha256", ["../../../../escaped", "abc"])
 def test_a_hub_that_names_no_sha256_is_refused_before_anything_is_written(fetch, hub, sha256, tmp_path):
-    hub.sha256 = sha256
+    hub.sha256[FILE] = sha256
     assert f"the sha256 of lift-mh is not known, only {sha256!r}" in error_of(fetch())
     assert files(tmp_path) == set()
 

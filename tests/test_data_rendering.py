@@ -30,7 +30,7 @@ import robomimic_frozen
 from robomimic_frozen import cli, cli_flags
 from robomimic_frozen.data.raw_file import RawFile, for_robosuite_1_5, read_raw_file
 from robomimic_frozen.data.rendering import View, _fingerprint, check_images, render_dataset
-from robomimic_frozen.data.sources import RELEASED
+from robomimic_frozen.data.sources import HUB_REPO, RELEASED
 from robomimic_frozen.errors import ConfigError, DatasetError
 from robomimic_frozen.simulation import gl
 from robomimic_frozen.utils.files import exclusive_lock
@@ -129,7 +129,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 def test_a_released_set_is_downloaded_rendered_killed_and_rendered_to_the_end(raw_path, stock, tmp_path, capsys, monkeypatch):
     out = tmp_path / "lift.hdf5"
     arguments = ("lift-mh", "--out", out, "--image-size", SIZE, "--workers", 1)
-    with serving(Hub(RELEASED["lift-mh"], raw_path.read_bytes())) as hub:
+    with serving(Hub({f"datasets/{HUB_REPO}": {RELEASED["lift-mh"]: raw_path.read_bytes()}})) as hub:
         process = start(*arguments, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"), NO_PROXY="*")
         wait_for(lambda: process.poll() is not None or any(tmp_path.glob(".lift.hdf5.partial/*/demo_0.hdf5")))
         process.kill()

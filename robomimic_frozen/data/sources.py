@@ -9,17 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from robomimic_frozen.errors import DatasetError, did_you_mean, first_line
+from robomimic_frozen.errors import DatasetError, did_you_mean
 from robomimic_frozen.plugins import hookimpl, provided
 from robomimic_frozen.utils.files import sha256_of
+from robomimic_frozen.utils.hub import hub_errors_named, require_https
 from robomimic_frozen.utils.urls import is_url
 
 logger = logging.getLogger(__name__)
 
 HUB_REPO: Final = "robomimic/robomimic_datasets"
-_THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 
 _PEOPLE: Final = {"ph": "a proficient human's", "mh": "multiple humans'"}
 _TASKS: Final = {"ph": ("lift", "can", "square", "transport", "tool_hang"), "mh": ("lift", "can", "square", "transport")}
@@ -85,27 +84,26 @@ def fetch_released(name: str) -> Path:
         DatasetError: it cannot be had; the hub would send it by something else than https; its content is another one.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import HfHubHTTPError
 
-    http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP library, another one in each major version
     url = hf_hub_url(HUB_REPO, RELEASED[name], repo_type="dataset")
-    _require_https(url)
-    silence: Exception | None = None
+    unavailable, elsewhere = f"{name} could not be downloaded", f"run again, or download {url} elsewhere and name the file in place of it"
+    silence: DatasetError | None = None
+    require_https(url, DatasetError)
     try:
-        metadata = get_hf_file_metadata(url)
-    except (OSError, http_error) as error:
+        with hub_errors_named(unavailable, elsewhere, DatasetError):
+            metadata = get_hf_file_metadata(url)
+    except DatasetError as error:
         silence = error
     else:
-        _require_https(metadata.location)
+        require_https(metadata.location, DatasetError)
         sha256 = _known_sha256(name, metadata.etag)  # before anything is written: huggingface_hub makes a file name of it
     try:
-        path = Path(hf_hub_download(HUB_REPO, RELEASED[name], repo_type="dataset", local_files_only=silence is not None))
-    except (OSError, ValueError, http_error) as error:
-        why = first_line(silence or error).rstrip(".")
-        what = f"{name} could not be downloaded ({why})"
-        raise DatasetError(f"{what}; run again, or download {url} elsewhere and name the file in place of it") from error
+        with hub_errors_named(unavailable, elsewhere, DatasetError):
+            path = Path(hf_hub_download(HUB_REPO, RELEASED[name], repo_type="dataset", local_files_only=silence is not None))
+    except DatasetError as error:
+        raise silence or error from error
     if silence is not None:
-        logger.warning("the hub does not answer (%s); taking %s as it was downloaded earlier", first_line(silence), path)
+        logger.warning("%s; taking %s as it was downloaded earlier", str(silence).partition("; ")[0], path)
         sha256 = _known_sha256(name, path.resolve().name)  # which the cache keeps it under
     if sha256_of(path) != sha256:
         path.resolve().unlink()  # it would be taken for the right one as long as it is there
@@ -118,9 +116,3 @@ def _known_sha256(name: str, etag: str | None) -> str:
     if etag is None or not re.fullmatch("[0-9a-f]{64}", etag):
         raise DatasetError(f"the sha256 of {name} is not known, only {etag!r}; correct HF_ENDPOINT, or name the file in place of the set")
     return etag
-
-
-def _require_https(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in _THIS_MACHINE:
-        raise DatasetError(f"refusing to download from {url}, which is not https; correct HF_ENDPOINT")
