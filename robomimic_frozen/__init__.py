@@ -11,6 +11,7 @@ _PUBLIC = {
     "MultiImageObsEncoder": "robomimic_frozen.encoders",
     "get_resnet": "robomimic_frozen.encoders",
     "hookimpl": "robomimic_frozen.plugins",
+    "load_policy": "robomimic_frozen.deployment.loading",
     "register": "robomimic_frozen.integration.registration",
     "RobomimicFrozenError": "robomimic_frozen.errors",
     "WeightsUnavailableError": "robomimic_frozen.errors",

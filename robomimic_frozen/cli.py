@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -27,7 +29,8 @@ from robomimic_frozen.cli_flags import (
 from robomimic_frozen.data.sources import RELEASED, default_view, find_source
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
-from robomimic_frozen.utils.files import already_there, require_writable
+from robomimic_frozen.utils.files import already_there, new_file, require_writable
+from robomimic_frozen.utils.hub import REPOSITORY, is_repository
 from robomimic_frozen.utils.parallel import ThisProcess
 from robomimic_frozen.utils.urls import exists, is_url, upload_to
 
@@ -145,22 +148,24 @@ def _data(arguments: Namespace) -> None:
     flag("--name", "name of the experiment"),
     flag("--debug", "a few steps only, to see whether it runs", False),
     flag("--resume", "go on with an interrupted run, after its last epoch (--dataset if that was moved)", type=Path, metavar="RUN_DIR"),
+    flag("--init-from", "start from this policy's weights: a checkpoint, a run, or hf://OWNER/NAME (algo.init_from)", metavar="CKPT"),
     allow_abbrev=False)  # fmt: skip
 def _train(arguments: Namespace) -> None:
     register()
     from robomimic_frozen.integration.training import train
 
     asked = arguments.config, arguments.algo, arguments.name
-    if arguments.resume and any(asked):
-        raise ConfigError("--resume takes its config from the run; leave out --config, --algo and --name")
-    train(*asked, arguments.dataset, arguments.debug, arguments.set, arguments.resume)
+    if arguments.resume and any((*asked, arguments.init_from)):
+        raise ConfigError("--resume takes its config from the run; leave out --config, --algo, --name and --init-from")
+    start = [f"algo.init_from={json.dumps(arguments.init_from)}"] if arguments.init_from else []
+    train(*asked, arguments.dataset, arguments.debug, [*start, *arguments.set], arguments.resume)
 
 
 @command("eval", "parallel rollouts of checkpoints, all from the same seeds",
     "Roll out checkpoints from the same seeds, in parallel, rendering only what the policies look at. An interrupted evaluation goes on "
     "where it stopped. With --agent CKPT it is robomimic's scripts/run_trained_agent.py, and every flag of that works (--n_rollouts N, "
     "--horizon H, --video_path FILE, ...), besides --set.",
-    flag("checkpoints", "a checkpoint, also by URL, or the folder of a run for all of its", nargs="+", metavar="CKPT"),
+    flag("checkpoints", "a checkpoint, its path, URL or hf://OWNER/NAME, or the folder of a run for all of its", nargs="+", metavar="CKPT"),
     flag("--episodes", "of each checkpoint (%(default)s)", 50),
     flag("--horizon", "steps of an episode (as the checkpoint's config says)", type=int),
     flag("--seed", "of the first episode; the next has the next (%(default)s)", 0),
@@ -280,7 +285,7 @@ def _cache(arguments: Namespace) -> None:
 
 
 @command("info", "what a checkpoint holds", "Algorithm, dataset, parameters and backbone of a checkpoint.",
-    ("checkpoint", {"type": Path, "metavar": "CKPT"}),
+    flag("checkpoint", "a checkpoint, its path, URL or hf://OWNER/NAME", metavar="CKPT"),
     flag("--config", "print the whole config of its run as JSON instead", False))  # fmt: skip
 def _info(arguments: Namespace) -> None:
     from robomimic_frozen.policies.checkpoints import describe_checkpoint, read_checkpoint
@@ -292,11 +297,49 @@ def _info(arguments: Namespace) -> None:
         print(f"{name:23} {value}")
 
 
+@command("push", "share a policy on the Hugging Face hub",
+    "Share the policy of a checkpoint as a repository of the Hugging Face hub, as safetensors and JSON, with a page that says how well it "
+    "does in rollouts. Those are as `eval` makes them, and what is done already is not done again. No path or name of this machine is "
+    "shared. Log in before: hf auth login.",
+    flag("checkpoint", "a checkpoint, or the folder of a run for its newest", metavar="CKPT"),
+    flag("repo", "OWNER/NAME, made where it is not there", metavar="REPO"),
+    flag("--episodes", "to roll out for the page; 0 for none (%(default)s)", 50),
+    flag("--seed", "of the first episode; the next has the next (%(default)s)", 0),
+    flag("--out", "folder for results (%(default)s)", Path("runs/eval")),
+    flag("--private", "make a repository that only you see", False),
+    *executor_flags())  # fmt: skip
+def _push(arguments: Namespace) -> None:
+    require_writable(arguments.out)
+    with executor_of(arguments) as executor:
+        register()
+        from robomimic_frozen.deployment.publishing import push
+
+        how = arguments.episodes, arguments.seed, arguments.out, executor, arguments.private
+        print(push(arguments.checkpoint, arguments.repo, *how))
+
+
+@command("fetch", "a checkpoint of a policy that was shared on the Hugging Face hub",
+    "Fetch a policy that `push` has shared, and write it as a checkpoint for robomimic's own scripts. The commands of this package take "
+    "hf://OWNER/NAME themselves.",
+    flag("repo", "hf://OWNER/NAME, or hf://OWNER/NAME@REVISION", metavar="REPO"),
+    flag("--out", "file to write (NAME.pth here)", type=Path))  # fmt: skip
+def _fetch(arguments: Namespace) -> None:
+    from robomimic_frozen.policies.hub import fetch_policy
+
+    repo = arguments.repo if is_url(arguments.repo) else f"{REPOSITORY}{arguments.repo}"
+    if not is_repository(repo):
+        raise ConfigError(f"{arguments.repo} is no repository of a policy; give hf://OWNER/NAME")
+    out = arguments.out or Path(f"{repo.rstrip('/').rpartition('/')[2].partition('@')[0]}.pth")
+    with new_file(out) as beside:
+        shutil.copyfile(fetch_policy(repo), beside)
+    print(out)
+
+
 @command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",
     "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
     "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "
     "errors.",
-    flag("files", "a dataset (HDF5) or a checkpoint (.pth), its path or URL", nargs="*", metavar="FILE"),
+    flag("files", "a dataset (HDF5) or a checkpoint (.pth), its path or URL, or hf://OWNER/NAME", nargs="*", metavar="FILE"),
     flag("--config", "config JSON that the datasets should fit"),
     flag("--json", "print JSON", False))  # fmt: skip
 def _doctor(arguments: Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _STORAGE = "/storage/"
 _INFO = re.compile(r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(?P<what>/revision|/tree|)(/[^/]+)?/?")
 
@@ -30,6 +30,7 @@ class Hub:
         url: address of the server.
         ranges: of which bytes contents were asked for.
         fetched: paths of contents that were asked for.
+        rights: of whoever has a token: "read" or "write".
     """
 
     repos: dict[str, dict[str, bytes]]
@@ -40,6 +41,11 @@ class Hub:
     url: str = ""
     ranges: list[str] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
+    rights: str = "write"
+
+    def commit(self, repo: str) -> str:
+        """Return the id of what a repository holds now."""
+        return hashlib.sha1(repr(sorted(self.repos[repo].items())).encode()).hexdigest()
 
     def announced(self, repo: str, path: str) -> str:
         """Return the sha256 that the server names for a file."""
@@ -75,9 +81,35 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(with_content=True)
 
+    def do_POST(self) -> None:
+        """Take a new repository, or a commit to one, whose files come in it: the hub may ask for them so, whatever their size."""
+        path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers["Content-Length"]))
+        if path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []}, with_content=True)
+        elif self.served.rights != "write":
+            self._refuse(403, "")
+        elif path == "/api/repos/create":
+            wanted = json.loads(body)
+            repo = f"{wanted.get('organization') or 'lab'}/{wanted['name']}"
+            self.served.repos.setdefault(repo, {})
+            self._send_json({"url": f"{self.served.url}/{repo}", "name": repo, "id": repo}, with_content=True)
+        else:
+            _, _, _, owner, name, what, _ = path.split("/")
+            self._send_json(getattr(self, f"_{what}")(f"{owner}/{name}", body), with_content=True)
+
+    def _preupload(self, repo: str, body: bytes) -> object:
+        return {"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]}
+
+    def _commit(self, repo: str, body: bytes) -> object:
+        added = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+        self.served.repos[repo] |= {file["path"]: base64.b64decode(file["content"]) for file in added}
+        return {"success": True, "commitOid": self.served.commit(repo), "commitUrl": f"{self.served.url}/{repo}/commit/main"}
+
     def _answer(self, with_content: bool) -> None:
         hub, path = self.served, urlsplit(self.path).path
-        if path.startswith(_STORAGE):
+        if path == "/api/whoami-v2":
+            self._send_json({"type": "user", "name": "lab", "auth": {"accessToken": {"role": hub.rights}}}, with_content)
+        elif path.startswith(_STORAGE):
             self._send_content(path.removeprefix(_STORAGE), with_content)
         elif asked := _INFO.fullmatch(path):
             repo = f"datasets/{asked['name']}" if asked["kind"] == "datasets" else asked["name"]
@@ -92,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(404, "EntryNotFound")
                 return
             self.send_response(302)
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", hub.commit(repo))
             self.send_header("X-Linked-Etag", f'"{hub.announced(repo, filename)}"')
             self.send_header("X-Linked-Size", str(len(hub.repos[repo][filename])))
             self.send_header("ETag", '"etag of the pointer"')
@@ -115,7 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _info(self, repo: str, name: str) -> object:
-        return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in self.served.repos[repo]], "tags": []}
+        siblings = [{"rfilename": path} for path in self.served.repos[repo]]
+        return {"id": name, "sha": self.served.commit(repo), "siblings": siblings, "tags": []}
 
     def _tree(self, repo: str) -> object:
         """List the files as large ones, which have a sha256."""

@@ -9,7 +9,8 @@ from policies import OBS_SHAPES, make_config, make_policy
 from robomimic.utils.train_utils import save_model
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.checkpoints import networks, read_checkpoint
+from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.states import networks
 
 DAMAGES = 40
 

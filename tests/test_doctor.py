@@ -21,7 +21,7 @@ from robomimic_frozen import cli
 from robomimic_frozen.doctor import installation
 from robomimic_frozen.doctor.examine import examine_file, examine_files
 from robomimic_frozen.doctor.findings import Examination, Finding, Severity, as_text, exit_status
-from robomimic_frozen.policies.checkpoints import with_networks
+from robomimic_frozen.policies.states import with_networks
 from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.machine import PACKAGES
 

@@ -69,7 +69,7 @@ def test_a_chunk_is_executed_action_by_action_and_then_replaced(obs_steps):
     assert policy.get_action(make_obs(policy, size=2)).shape == (2, 7)
     policy.reset()
     sampled = []
-    policy._sample = lambda groups: sampled.append(groups) or torch.arange(8.0).view(1, 8, 1).expand(1, 8, 7)
+    policy.sample_chunks = lambda obs, noise, goal: sampled.append(obs) or torch.arange(8.0).view(1, 8, 1).expand(1, 8, 7)
     actions = [policy.get_action(make_obs(policy))[0, 0].item() for _ in range(7)]
     assert actions == [0, 1, 2, 0, 1, 2, 0]
     assert len(sampled) == 3
@@ -78,7 +78,7 @@ def test_a_chunk_is_executed_action_by_action_and_then_replaced(obs_steps):
 def test_reset_forgets_the_rest_of_the_chunk():
     policy = make_policy()
     policy.set_eval()
-    policy._sample = lambda groups: torch.arange(16.0).view(1, 16, 1).expand(1, 16, 7)
+    policy.sample_chunks = lambda obs, noise, goal: torch.arange(16.0).view(1, 16, 1).expand(1, 16, 7)
     policy.get_action(make_obs(policy))
     policy.reset()
     assert policy.get_action(make_obs(policy))[0, 0].item() == 0

@@ -12,7 +12,7 @@ from test_two_stages import act, save, train
 from robomimic_frozen.encoders import get_backbone
 from robomimic_frozen.encoders.weights import _as_bytes, read_record, restoring_checkpoint
 from robomimic_frozen.errors import ConfigError, WeightsError, WeightsUnavailableError
-from robomimic_frozen.policies.checkpoints import networks
+from robomimic_frozen.policies.states import networks
 
 
 def size_mb(content):

@@ -19,7 +19,8 @@ from robomimic.config import config_factory
 
 from robomimic_frozen import cli
 from robomimic_frozen.encoders.weights import frozen_records
-from robomimic_frozen.policies.checkpoints import networks, read_checkpoint
+from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.states import networks
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHORT = {

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from robomimic_frozen.doctor.findings import ERROR, NOTE, Examination, Finding, from_error, some_of
 from robomimic_frozen.doctor.installation import offline
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.utils.hub import is_repository
 from robomimic_frozen.utils.kinds import is_checkpoint
 from robomimic_frozen.utils.parallel import Processes, WorkerDiedError, retrying_map
 from robomimic_frozen.utils.urls import local_path
@@ -34,6 +35,10 @@ def examine_files(paths: Sequence[str | Path], config_path: str | None, patience
 def examine_file(place: str | Path, config_path: str | None = None, alive: Callable[[], object] = lambda: None) -> Examination:
     """Return an examination of a dataset or a checkpoint, made in this process. Arguments are those of `examine_dataset`."""
     try:
+        if is_repository(place):
+            from robomimic_frozen.policies.hub import fetch_policy  # which loads torch
+
+            return examine_checkpoint(fetch_policy(str(place)))
         path = local_path(place)
         if is_checkpoint(path):
             return examine_checkpoint(path)
@@ -72,7 +77,8 @@ def examine_checkpoint(path: Path) -> Examination:
     # These load torch and robomimic, without which the installation can still be examined.
     from robomimic_frozen.doctor.dataset import judge_environment
     from robomimic_frozen.integration.registration import register
-    from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in, networks, read_checkpoint
+    from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in, read_checkpoint
+    from robomimic_frozen.policies.states import networks
 
     register()
     checkpoint = read_checkpoint(path, "FILE")

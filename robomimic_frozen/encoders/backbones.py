@@ -40,6 +40,7 @@ class Backbone:
     image_size: int | None = None  # the height and width to which images are resized unless a config says otherwise; None for not at all
     # Reads a file of weights for a network: the entries of its state dict. None where a file holds these and nothing around them.
     read_weights: Callable[[Path, nn.Module], Mapping[str, Any]] | None = None
+    licence: str | None = None  # of its pretrained weights, as their project states it; None where that is not known here
     unused_weights: tuple[str, ...] = ()  # prefixes of entries of the weights file that the network does not have: the classifier, say
 
     def stage_index(self, setting: str, stage: Any) -> int:

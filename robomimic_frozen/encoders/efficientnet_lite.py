@@ -58,6 +58,7 @@ def frozen_backbones() -> list[Backbone]:
         pool="grid",
         mean=(127 / 255,) * 3,  # the Lite models were trained on (pixel - 127) / 128
         std=(128 / 255,) * 3,
+        licence="Apache 2.0",
         unused_weights=("_fc.",),
     )
     return [lite0]

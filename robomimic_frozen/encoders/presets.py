@@ -1,6 +1,6 @@
 """Networks pretrained for robots, or on far more than ImageNet, with the image size, normalisation, stage and files of their projects.
 
-A grid of the final stage is read unless a config says otherwise: at 224 pixels it has 7 x 7 positions or more. Licences: docs/reference.md.
+A grid of the final stage is read unless a config says otherwise: at 224 pixels it has 7 x 7 positions or more.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from robomimic_frozen.plugins import hookimpl
 
 _IMAGE_SIZE: Final = 224
 _FILES: Final = "https://dl.fbaipublicfiles.com"
+_APACHE: Final = "Apache 2.0"
+_NOT_COMMERCIAL: Final = "CC BY-NC 4.0"
 
 
 @hookimpl
@@ -29,19 +31,19 @@ def frozen_backbones() -> list[Backbone]:
     dinov2 = [
         _transformer(
             f"dinov2_{size}", f"vit_{size}_patch14_reg4_dinov2", 14,
-            f"{_FILES}/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_reg4_pretrain.pth",
+            f"{_FILES}/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_reg4_pretrain.pth", _APACHE,
         )
         for size, letter in (("small", "s"), ("base", "b"), ("large", "l"))
     ]  # fmt: skip
     vc1 = [
-        _transformer(f"vc1_{size}", f"vit_{size}_patch16_224", 16, f"{_FILES}/eai-vc/vc1_vit{letter}.pth")
+        _transformer(f"vc1_{size}", f"vit_{size}_patch16_224", 16, f"{_FILES}/eai-vc/vc1_vit{letter}.pth", _NOT_COMMERCIAL)
         for size, letter in (("base", "b"), ("large", "l"))
     ]
-    r3m = [_resnet(f"r3m_resnet{depth}", f"resnet{depth}", "r3m", functools.partial(_r3m_file, depth)) for depth in (18, 34, 50)]
-    return [*dinov2, *vc1, *r3m, _resnet("vip_resnet50", "resnet50", "vip", _vip_file), _siglip()]
+    r3m = [_resnet(f"r3m_resnet{depth}", f"resnet{depth}", "r3m", functools.partial(_r3m_file, depth), "MIT") for depth in (18, 34, 50)]
+    return [*dinov2, *vc1, *r3m, _resnet("vip_resnet50", "resnet50", "vip", _vip_file, _NOT_COMMERCIAL), _siglip()]
 
 
-def _transformer(name: str, model: str, patch_size: int, url: str) -> Backbone:
+def _transformer(name: str, model: str, patch_size: int, url: str, licence: str) -> Backbone:
     return Backbone(
         name,
         functools.partial(timm_models.build, model),
@@ -54,6 +56,7 @@ def _transformer(name: str, model: str, patch_size: int, url: str) -> Backbone:
         image_size=_IMAGE_SIZE,
         read_weights=timm_models.read_transformer,
         unused_weights=("head.", "decoder_"),
+        licence=licence,
     )
 
 
@@ -70,6 +73,7 @@ def _siglip() -> Backbone:
         patch_size=16,
         image_size=_IMAGE_SIZE,
         read_weights=_read_siglip,
+        licence=_APACHE,
     )
 
 
@@ -91,7 +95,7 @@ def _read_siglip(path: Path, network: Any) -> dict[str, Any]:
     return network.state_dict()
 
 
-def _resnet(name: str, architecture: str, key: str, fetch: Callable[[], Path]) -> Backbone:
+def _resnet(name: str, architecture: str, key: str, fetch: Callable[[], Path], licence: str) -> Backbone:
     return Backbone(
         name,
         functools.partial(resnet.build, architecture),
@@ -102,6 +106,7 @@ def _resnet(name: str, architecture: str, key: str, fetch: Callable[[], Path]) -
         image_size=_IMAGE_SIZE,
         read_weights=functools.partial(_read_convnet, key),
         unused_weights=("fc.",),
+        licence=licence,
     )
 
 

@@ -43,6 +43,7 @@ def frozen_backbones() -> list[Backbone]:
             functools.partial(_fetch_weights, name),
             stages=STAGES,
             split=split,
+            licence="BSD 3-Clause",
             unused_weights=("fc.",),
         )
         for name in ("resnet18", "resnet34", "resnet50")

@@ -62,6 +62,7 @@ def _get(name: str) -> Backbone:
         feature_stage="final" if stages == TOKEN_STAGES else None,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
+        licence=settings.get("license"),
         patch_size=network.patch_embed.patch_size[0] if settings["fixed_input_size"] else 1,
         read_weights=read_transformer if type(network).__name__ == "VisionTransformer" else None,
         unused_weights=tuple(f"{prefix}." for prefix in ([classifiers] if isinstance(classifiers, str) else classifiers)),

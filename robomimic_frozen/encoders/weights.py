@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robomimic_frozen.encoders.backbones import Backbone
@@ -69,13 +70,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # of settings, which MAE and its like save beside their weights
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise WeightsError(f"reading {path} needs a package: pip install 'robomimic_frozen[timm]'") from error
     except FileNotFoundError as error:
         raise WeightsUnavailableError(f"weights file {path} does not exist; correct core_kwargs.weights") from error
     except Exception as error:  # torch and safetensors raise almost anything at a damaged file
@@ -144,9 +141,21 @@ def record_of(vision: VisionBackbone, include: bool) -> Tensor:
         return _as_bytes(record)
     found = _records.get((backbone, sha256))
     if found is None:
-        found = _as_bytes({**record, "weights": {name: _pack(value) for name, value in vision.frozen_state().items()}})
+        found = write_record({**record, "weights": vision.frozen_state()})
         _records[backbone, sha256] = found
     return found
+
+
+def write_record(record: Mapping[str, Any]) -> Tensor:
+    """Return a record, whose weights are tensors or None, as `read_record` reads it."""
+    weights = record["weights"]
+    return _as_bytes({**record, "weights": weights and {name: _pack(value) for name, value in weights.items()}})
+
+
+def unpacked_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record that was read, its weights as tensors, or None."""
+    weights = record["weights"]
+    return {**record, "weights": weights and {name: _unpack(packed) for name, packed in weights.items()}}
 
 
 def _as_bytes(record: Mapping[str, Any]) -> Tensor:
@@ -171,7 +180,7 @@ def weights_in(record: Mapping[str, Any], vision: VisionBackbone) -> dict[str, T
     """
     backbone, sha256 = record["backbone"], record["sha256"]
     if record["weights"] is not None:
-        weights = {name: _unpack(packed) for name, packed in record["weights"].items()}
+        weights = unpacked_record(record)["weights"]
         if digest(weights) != sha256:
             raise WeightsError(f"the frozen weights of {backbone} in the checkpoint are damaged; use another one")
         return weights

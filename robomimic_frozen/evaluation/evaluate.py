@@ -20,11 +20,10 @@ from tqdm import tqdm
 from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.integration.rollouts import with_overrides
-from robomimic_frozen.policies.checkpoints import checkpoints_in, environments_in, loadable, read_checkpoint
+from robomimic_frozen.policies.checkpoints import checkpoints_in, environments_in, loadable, local_checkpoint, read_checkpoint
 from robomimic_frozen.simulation.gl import limit_rendering_threads, select_gl_backend
 from robomimic_frozen.utils.files import atomic_write, exclusive_lock, fingerprint, sha256_of, write_json
 from robomimic_frozen.utils.parallel import Executor, retrying_map, worker_state
-from robomimic_frozen.utils.urls import local_path
 
 if TYPE_CHECKING:
     from robomimic_frozen.evaluation.episodes import Rollouts
@@ -170,7 +169,7 @@ def as_table(summaries: Sequence[Summary]) -> str:
 def _tasks(
     file: str | Path, num_episodes: int, horizon: int | None, seed: int, out: Path, num_videos: int, overrides: tuple[str, ...] = ()
 ) -> list[Task]:
-    copy = local_path(file)
+    copy = local_checkpoint(file)
     # Also where its horizon is not asked for: robomimic 0.5 would execute what a malicious file says.
     checkpoint = read_checkpoint(copy, "CKPT")
     changed = with_overrides(loadable(checkpoint, f"checkpoint {file}"), overrides)
@@ -231,7 +230,7 @@ def _make_rollouts(checkpoint: str | Path, overrides: tuple[str, ...], rendering
     _set_up_worker(rendering_threads)
     from robomimic_frozen.evaluation.episodes import Rollouts
 
-    return Rollouts(local_path(checkpoint), overrides)
+    return Rollouts(local_checkpoint(checkpoint), overrides)
 
 
 def _set_up_worker(rendering_threads: int | None) -> None:

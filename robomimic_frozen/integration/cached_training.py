@@ -73,7 +73,7 @@ def _starts_from_trained_encoder(config: Any) -> bool:
     """Return whether the frozen stages of the policy are others than those that its spec builds."""
     if not config.algo.get("init_from"):
         return False
-    path = find_checkpoint(Path(config.algo.init_from), "algo.init_from")
+    path = find_checkpoint(config.algo.init_from, "algo.init_from")
     earlier = json.loads(read_checkpoint(path, "algo.init_from")["config"])
     settings = settings_in(earlier["observation"]["encoder"]["rgb"]["core_kwargs"])
     return any(each["freeze_encoder"] is not True for each in settings) or earlier["algo"]["init_from"] is not None

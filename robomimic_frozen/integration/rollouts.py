@@ -8,7 +8,6 @@ import json
 import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -44,7 +43,7 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
     parser.add_argument("--agent", required=True)
     parser.add_argument("--seed", type=int)
     known, _ = parser.parse_known_args(arguments)
-    checkpoint = loadable(read_checkpoint(Path(known.agent), "--agent"), f"checkpoint {known.agent}")
+    checkpoint = loadable(read_checkpoint(known.agent, "--agent"), f"checkpoint {known.agent}")
     select_gl_backend()
     make_env = FileUtils.env_from_checkpoint
 

@@ -1,13 +1,16 @@
-"""Where the configs of robomimic 0.3 and of its master branch (0.5) differ."""
+"""Where robomimic 0.3 and its master branch (0.5) differ: in their configs, and in who makes images ready for networks."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import robomimic.utils.dataset
+import robomimic.utils.obs_utils as ObsUtils
+from robomimic.algo import RolloutPolicy
 from robomimic.config.config import Config
 
 from robomimic_frozen.config import MADE_BY_ROBOMIMIC, place_in
@@ -81,3 +84,13 @@ def _only_path(entries: list[dict[str, Any]]) -> str:
     if others := [key for key in entries[0] if key not in _OF_NO_CONSEQUENCE and (key, entries[0][key]) != ("eval", True)]:
         raise ConfigError(f"train.data has {', '.join(others)} beside the path, which {_NEEDED}, or remove it")
     return entries[0]["path"]
+
+
+def as_environments_give(observation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an observation as recorded, images uint8 [..., H, W, C], as robomimic's environments give it to a RolloutPolicy.
+
+    Before 0.5 they make images ready for networks themselves.
+    """
+    if "postprocess_visual_obs" in inspect.signature(RolloutPolicy._prepare_observation).parameters:
+        return dict(observation)
+    return ObsUtils.process_obs_dict(dict(observation))

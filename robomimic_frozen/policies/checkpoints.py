@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,9 @@ import torch
 
 from robomimic_frozen.encoders.weights import frozen_records
 from robomimic_frozen.errors import ConfigError, first_line
+from robomimic_frozen.policies.hub import fetch_policy
+from robomimic_frozen.policies.states import networks
+from robomimic_frozen.utils.hub import is_repository
 from robomimic_frozen.utils.machine import installed_version
 from robomimic_frozen.utils.urls import is_url, local_path
 
@@ -22,8 +25,8 @@ _NO_PARAMETERS: Final = ("running_mean", "running_var", "num_batches_tracked", "
 
 
 def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
-    """Read what robomimic saved at a path or URL; `setting` says where that came from. Raises ConfigError, or as `local_path`."""
-    path = local_path(place)
+    """Read what robomimic saved at a path or URL; `setting` says where that came from. Raises ConfigError, or as `local_checkpoint`."""
+    path = local_checkpoint(place)
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with {setting}")
     try:
@@ -35,6 +38,16 @@ def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a robomimic checkpoint ({first_line(error)}); give another {setting}") from error
     check_class_names(config, f"checkpoint {path}")
     return checkpoint
+
+
+def local_checkpoint(place: str | Path) -> Path:
+    """Return where the checkpoint at a path or URL, or the policy `hf://OWNER/NAME` of the hub, lies here; fetched where need be.
+
+    Raises:
+        ConfigError: there is no driver for the URL, or the repository holds no policy.
+        RemoteFileError: it is not there, or cannot be fetched.
+    """
+    return fetch_policy(str(place)) if is_repository(place) else local_path(place)
 
 
 def read_archive(path: Path) -> Any:
@@ -77,10 +90,13 @@ def _class_names(section: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield from _class_names(value, f"{place}.{key}")
 
 
-def find_checkpoint(path: Path, setting: str) -> Path:
-    """Return `path`, or where it is the folder of a run or of several, the newest checkpoint in it. Raises ConfigError."""
-    found = [Path(each) for each in checkpoints_in(path, setting)]
-    return found[0] if len(found) == 1 else max(found, key=lambda checkpoint: checkpoint.stat().st_mtime)
+def find_checkpoint(place: str | Path, setting: str) -> Path:
+    """Return where the checkpoint at a path or URL lies here; the newest one if it is the folder of a run or of several.
+
+    Raises as `checkpoints_in` and `local_checkpoint`.
+    """
+    found = checkpoints_in(place, setting)
+    return local_checkpoint(found[0]) if len(found) == 1 else max(map(Path, found), key=lambda checkpoint: checkpoint.stat().st_mtime)
 
 
 def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
@@ -92,21 +108,6 @@ def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
     if found := sorted(path.glob("**/models/[!.]*.pth")):
         return [*found]
     raise ConfigError(f"{setting} {path} holds no checkpoint (models/*.pth); train first, or give the path of a .pth file")
-
-
-def networks(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the state of the networks in what an algo's `serialize` gave, of hierarchical ones under PART.NAME.
-
-    robomimic 0.5 keeps the state of the optimizers beside it.
-    """
-    if model and "nets" not in model and all(isinstance(part, Mapping) for part in model.values()):
-        return {f"{part}.{name}": value for part in model for name, value in networks(model[part]).items()}
-    return model.get("nets", model)
-
-
-def with_networks(model: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Return what an algo's `serialize` gave, with the state of its networks changed."""
-    return {**model, "nets": change(model["nets"])} if "nets" in model else change(dict(model))
 
 
 def environments_in(checkpoint: Mapping[str, Any]) -> list[Any]:
@@ -130,8 +131,9 @@ def loadable(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {key: value[0] if key in several and isinstance(value, list) else value for key, value in checkpoint.items()}
 
 
-def describe_checkpoint(path: Path) -> list[tuple[str, str]]:
-    """Return (what, its value) in the order to print, without building networks. Raises ConfigError if `path` is no checkpoint."""
+def describe_checkpoint(place: str | Path) -> list[tuple[str, str]]:
+    """Return (what, its value) in the order to print, without building networks. Raises as `read_checkpoint`."""
+    path = local_checkpoint(place)
     checkpoint = read_checkpoint(path, "CKPT")
     config = json.loads(checkpoint["config"])
     try:

@@ -7,7 +7,6 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import robomimic.utils.obs_utils as ObsUtils
@@ -22,12 +21,13 @@ from robomimic_frozen.encoders.weights import is_restoring_checkpoint, restoring
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies import optimization
 from robomimic_frozen.policies.captured_step import CapturedStep, CudaGraphs
-from robomimic_frozen.policies.checkpoints import find_checkpoint, networks, read_checkpoint
+from robomimic_frozen.policies.checkpoints import find_checkpoint, read_checkpoint
 from robomimic_frozen.policies.flow_matching import FlowPolicy, Obs, trainable
 from robomimic_frozen.policies.frozen_algo import FrozenAlgo, is_feature
 from robomimic_frozen.policies.networks import get_velocity_network
 from robomimic_frozen.policies.normalization import Normalization
 from robomimic_frozen.policies.ranges import check_ranges
+from robomimic_frozen.policies.states import networks
 from robomimic_frozen.utils.machine import has_fast_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
             policy = self._make_policy()
         ema = optimization.EMA(trainable(policy), algo.ema.max_decay, algo.ema.power)
         if init_from:
-            start_from_checkpoint(policy, ema, self._normalization, Path(init_from))
+            start_from_checkpoint(policy, ema, self._normalization, init_from)
         self._first_update = ema.num_updates
         self.nets = nn.ModuleDict({"policy": policy, "ema": ema}).float().to(self.device)
         self._pending_actions: deque[Tensor] = deque()
@@ -76,7 +76,7 @@ class FBC(FrozenAlgo, PolicyAlgo):
         encoder_kwargs = ObsUtils.obs_encoder_kwargs_from_config(self.obs_config.encoder)
         build = get_velocity_network(algo.network).build
         return FlowPolicy(
-            groups, encoder_kwargs, algo.obs_steps, (algo.horizon, self.ac_dim),
+            groups, encoder_kwargs, algo.obs_steps,
             lambda condition_dim: build(self.ac_dim, algo.horizon, condition_dim, algo.network_kwargs),
         )  # fmt: skip
 
@@ -237,14 +237,31 @@ class FBC(FrozenAlgo, PolicyAlgo):
         A new chunk is sampled when it is used up, or when B is another one than before. Observations are in their units,
         [B, ...], or [B, obs_steps, ...] when `obs_steps` is above 1.
         """
-        assert not self.nets.training
         batch_size = len(next(iter(obs_dict.values())))
         if self._pending_actions and len(self._pending_actions[0]) != batch_size:
             self._pending_actions.clear()
         if not self._pending_actions:
-            chunk = self._sample(self._groups(*self._of_environment(obs_dict, goal_dict)))
-            self._pending_actions.extend(self._normalization.executable(chunk[:, : self.algo_config.act_steps]).unbind(1))
+            chunk = self.sample_chunks(obs_dict, self.draw_noise(batch_size, self._noise), goal_dict)
+            self._pending_actions.extend(self.executable(chunk[:, : self.algo_config.act_steps]).unbind(1))
         return self._pending_actions.popleft()
+
+    @torch.no_grad()
+    def sample_chunks(self, obs_dict: Obs, noise: Tensor, goal_dict: Obs | None = None) -> Tensor:
+        """Return normalised action chunks [B, horizon, A] that flow from `noise`, of that shape; raises ObservationError.
+
+        Observations are those of `get_action`.
+        """
+        assert not self.nets.training
+        arguments = (self._groups(*self._of_environment(obs_dict, goal_dict)), self.algo_config.flow_steps, noise)
+        return torch.func.functional_call(self.nets["policy"], self.nets["ema"].averages(), arguments)
+
+    def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return what `count` chunks flow from."""
+        return torch.randn(count, self.algo_config.horizon, self.ac_dim, device=self.device, generator=generator)
+
+    def executable(self, actions: Tensor) -> Tensor:
+        """Return actions [..., A] of normalised chunks in the units of the dataset, rotations as the environment takes them."""
+        return self._normalization.executable(actions)
 
     def _of_environment(self, obs: Obs, goal: Obs | None) -> tuple[Obs, Obs | None]:
         """Return observations [B, obs_steps, ...] and goals [B, ...] as training has them."""
@@ -258,11 +275,6 @@ class FBC(FrozenAlgo, PolicyAlgo):
     def reads_next_observation(self) -> bool:
         """Return whether the observation after the next step will be looked at: not while most of a chunk is still to be executed."""
         return len(self._pending_actions) < self.algo_config.obs_steps
-
-    @torch.no_grad()
-    def _sample(self, groups: dict[str, Obs]) -> Tensor:
-        arguments = (groups, self.algo_config.flow_steps, self._noise)
-        return torch.func.functional_call(self.nets["policy"], self.nets["ema"].averages(), arguments)
 
     def _groups(self, obs: Obs, goal: Obs | None) -> dict[str, Obs]:
         groups = {"obs": {key: obs[key] for key in self.obs_shapes}}
@@ -282,14 +294,14 @@ def _has_pixels(obs: Obs) -> bool:
     return any(ObsUtils.key_is_obs_modality(key, "rgb") and not is_feature(key, value) for key, value in obs.items())
 
 
-def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, normalization: Normalization, path: Path) -> None:
+def start_from_checkpoint(policy: FlowPolicy, ema: optimization.EMA, normalization: Normalization, place: str) -> None:
     """Take over weights, averages and normalisation of an earlier `fbc_frozen` run: of a checkpoint, or a folder's newest.
 
     Raises:
         ConfigError: the file is no such checkpoint, or its networks are others.
         WeightsError: it refers to frozen weights that cannot be had.
     """
-    path = find_checkpoint(path, "algo.init_from")
+    path = find_checkpoint(place, "algo.init_from")
     checkpoint = read_checkpoint(path, "algo.init_from")
     if checkpoint["algo_name"] != "fbc_frozen":
         raise ConfigError(f"algo.init_from {path} is a checkpoint of {checkpoint['algo_name']!r}; give one of 'fbc_frozen'")

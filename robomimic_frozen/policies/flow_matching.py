@@ -44,25 +44,19 @@ class FlowPolicy(nn.Module):
         group_shapes: observation group ('obs', 'goal') -> obs key -> shape without batch and time.
         encoder_kwargs: robomimic's encoder settings for each modality.
         obs_steps: frames in one observation.
-        chunk_shape: [H, A].
         make_velocity: size of the condition -> velocity network.
     """
 
     def __init__(
-        self, group_shapes: OrderedDict, encoder_kwargs: dict | None, obs_steps: int, chunk_shape: tuple[int, int],
-        make_velocity: Callable[[int], nn.Module],
-    ) -> None:  # fmt: skip
+        self, group_shapes: OrderedDict, encoder_kwargs: dict | None, obs_steps: int, make_velocity: Callable[[int], nn.Module]
+    ) -> None:
         super().__init__()
         self.encoder = ObservationGroupEncoder(group_shapes, encoder_kwargs=encoder_kwargs)
         self.velocity = make_velocity(obs_steps * self.encoder.output_shape()[0])
-        self.chunk_shape = chunk_shape
 
-    def forward(self, groups: dict[str, Obs], steps: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return action chunks [B, H, A] for observations [B, obs_steps, ...], from noise that `generator` draws."""
-        velocity = self._velocity_given(groups)
-        first = next(iter(groups["obs"].values()))
-        noise = torch.randn(len(first), *self.chunk_shape, device=first.device, generator=generator)
-        return integrate(velocity, noise, steps)
+    def forward(self, groups: dict[str, Obs], steps: int, noise: Tensor) -> Tensor:
+        """Return action chunks [B, H, A] for observations [B, obs_steps, ...], from noise of their shape."""
+        return integrate(self._velocity_given(groups), noise, steps)
 
     def forward_train(self, groups: dict[str, Obs], targets: Tensor) -> Tensor:
         """Return the loss of `targets` [B, H, A], given observations [B, obs_steps, ...]."""

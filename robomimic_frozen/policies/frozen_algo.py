@@ -16,8 +16,8 @@ from torch import Tensor
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.encoders.weights import is_restoring_checkpoint, upgraded
 from robomimic_frozen.errors import ConfigError, ObservationError, TrainingDivergedError
-from robomimic_frozen.policies.checkpoints import with_networks
 from robomimic_frozen.policies.normalization import empty_normalization, make_normalization
+from robomimic_frozen.policies.states import with_networks
 
 _ROUNDING: Final = 1e-3
 _PROCESS: Final = "robomimic.utils.obs_utils.process_obs"

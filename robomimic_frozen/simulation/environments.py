@@ -42,15 +42,20 @@ def check_complete(path: str, where: str, metadata: Any) -> None:
         raise MalformedError(path, where, "has env_kwargs that are no JSON object", _CONVERT)
 
 
+def can_be_rolled_out(metadata: Mapping[str, Any]) -> bool:
+    """Return whether these metadata are of a kind of environment that robomimic can make; demonstrations of a real robot have none."""
+    import robomimic.envs.env_base as EnvBase
+
+    return metadata.get("type") in [value for name, value in vars(EnvBase.EnvType).items() if name.endswith("_TYPE")]
+
+
 def check_can_be_made(path: str, where: str, metadata: Mapping[str, Any]) -> None:
     """Raise MalformedError if robomimic makes no such environment with what is installed.
 
     Args:
         path, where, metadata: as `check_complete` takes them, which they have passed.
     """
-    import robomimic.envs.env_base as EnvBase
-
-    if metadata["type"] not in [value for name, value in vars(EnvBase.EnvType).items() if name.endswith("_TYPE")]:
+    if not can_be_rolled_out(metadata):
         raise MalformedError(path, where, f"is of type {metadata['type']!r}, which robomimic makes no environment of", _WITHOUT)
     try:
         known = _is_known(metadata)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import imageio.v3 as iio
 import jinja2
 import numpy as np
 import pandas as pd
@@ -16,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robomimic_frozen.evaluation.evaluate import evaluate, finished_episodes, recorded_episode
+from robomimic_frozen.evaluation.evaluate import finished_episodes
+from robomimic_frozen.evaluation.films import film_strip
 from robomimic_frozen.study.results import SUCCESS_RATES, Results, read_results
 from robomimic_frozen.utils.files import atomic_write, write_json
-from robomimic_frozen.utils.parallel import Processes
 
 CAPTIONS: Final = {
     "success_over_seconds": "Success rate against training seconds (feature extraction included); pale: single seeds",
@@ -31,7 +30,6 @@ CAPTIONS: Final = {
 # Okabe and Ito 2008: told apart by the colour-blind, on white and in print.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS: Final = "osD^vP*X"
-_FRAMES, _FRAME_HEIGHT = 6, 128
 _LEGEND_LINE: Final = 0.2  # inches
 
 
@@ -100,22 +98,8 @@ def _films(results: Results) -> Iterator[tuple[dict[str, Any], dict[str, Any], s
             episodes = finished_episodes(checkpoint, evaluation["episodes"], evaluation["horizon"], evaluation["seed"], rolled_out)
             episode = next((episode for episode in episodes if episode["success"] is outcome), None)
             if episode is not None:
-                yield run, episode, _embedded(_strip(checkpoint, episode, results.folder / "videos" / run["folder"]), "jpeg")
+                yield run, episode, _embedded(film_strip(checkpoint, episode, results.folder / "videos" / run["folder"]), "jpeg")
                 break
-
-
-def _strip(checkpoint: Path, episode: dict[str, Any], out: Path) -> Path:
-    """Return the picture of frames side by side, from a video in `out` that is made where need be."""
-    evaluate([checkpoint], 1, episode["horizon"], Processes(1), episode["seed"], out, num_videos=1)
-    video = recorded_episode(checkpoint, episode["horizon"], episode["seed"], out)
-    strip = video.with_suffix(".jpg")
-    if not strip.exists():
-        frames = iio.imread(video)
-        chosen = frames[np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int)]
-        smaller = max(1, round(chosen.shape[1] / _FRAME_HEIGHT))
-        with atomic_write(strip) as beside:
-            iio.imwrite(beside, np.concatenate(list(chosen), axis=1)[::smaller, ::smaller])
-    return strip
 
 
 def _figures(results: Results) -> dict[str, Figure]:

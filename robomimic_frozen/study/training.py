@@ -19,7 +19,8 @@ from robomimic_frozen.errors import RobomimicFrozenError
 from robomimic_frozen.evaluation.history import EPOCH_MINUTES, MEMORY, read_history
 from robomimic_frozen.features.store import METADATA
 from robomimic_frozen.integration.training import STATE_FILE
-from robomimic_frozen.policies.checkpoints import checkpoints_in, count_parameters, networks, read_checkpoint
+from robomimic_frozen.policies.checkpoints import checkpoints_in, count_parameters, read_checkpoint
+from robomimic_frozen.policies.states import networks
 from robomimic_frozen.study.plan import FEWEST_STEPS_IN_AN_EPOCH, Budget
 from robomimic_frozen.utils.files import write_json
 

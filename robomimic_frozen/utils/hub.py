@@ -1,15 +1,22 @@
-"""Downloads from the Hugging Face hub: over https only, and what huggingface_hub raises in one line."""
+"""The Hugging Face hub: its repositories by URL, over https only, and what huggingface_hub raises in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 from robomimic_frozen.errors import RemoteFileError, RobomimicFrozenError, first_line
 
+REPOSITORY: Final = "hf://"
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def is_repository(place: object) -> bool:
+    """Return whether it is `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`: a repository of a model, and not a file in one."""
+    return isinstance(place, str) and re.fullmatch(rf"{REPOSITORY}(?!datasets/|spaces/)[^/@]+/[^/@]+(@[^/]+)?/?", place) is not None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,94 @@
+"""Chunks computed ahead, for a robot that does not wait: the next one while the present one is executed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robomimic_frozen.deployment.observations import Observation, split_batch
+from robomimic_frozen.deployment.policy import Policy
+from robomimic_frozen.errors import ConfigError, ObservationError
+
+OVERLAPS: Final = ("blend", "skip")
+
+
+class AsynchronousPolicy:
+    """Acts in one environment without waiting for the network, but for the first chunk of an episode.
+
+    After `algo.act_steps` actions of a chunk the next one is asked for. The present one goes on, up to its `algo.horizon` actions, until
+    that is there. What the new chunk has for steps that have passed by then is left out. With overlap 'skip' the rest takes over at once;
+    with 'blend' it fades in over what is left of the old chunk, linearly, before normalisation and rotations are undone.
+
+    Args:
+        policy: one of `fbc_frozen`. Raises ConfigError if it is another one.
+        overlap: 'blend' or 'skip'.
+
+    Attributes:
+        observations: as of `policy`.
+        latency: seconds from the last observation that a chunk was computed for to that chunk.
+        delay: steps that passed meanwhile, the most of this episode; where the horizon leaves less, chunks are asked for earlier.
+        waits: how often in this episode a chunk was used up before the next one was there, so that `act` waited.
+    """
+
+    def __init__(self, policy: Policy, overlap: str = "blend") -> None:
+        if overlap not in OVERLAPS:
+            raise ConfigError(f"overlap is {overlap!r}; choose {' or '.join(map(repr, OVERLAPS))}")
+        self.observations = policy.observations
+        self._policy, self._planner, self._blends = policy, policy.planner, overlap == "blend"
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._next: concurrent.futures.Future[Tensor] | None = None
+        self.latency = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+        if self._next is not None:
+            concurrent.futures.wait([self._next])
+        self._episode = self._policy.new_episode()
+        self._chunk: Tensor | None = None  # [horizon, A], normalised
+        self._next = None
+        self._place = self._asked_at = 0  # in the chunk
+        self.delay = self.waits = 0
+
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return the next action [A] for the newest observation, as `Policy.act` takes one. Raises ObservationError."""
+        observations, is_batch = split_batch(observation, self.observations)
+        if is_batch:
+            raise ObservationError("the observation is a batch, and chunks are computed ahead in one environment; load a policy for each")
+        self._episode.see(observations[0])
+        horizon, act_steps = self._planner.algo_config.horizon, self._planner.algo_config.act_steps
+        if self._chunk is None:
+            self._chunk = self._sample(self._episode.stacked())
+        if self._next is None and self._place >= max(1, min(act_steps, horizon - max(1, self.delay))):
+            self._next, self._asked_at = self._thread.submit(self._sample, self._episode.stacked()), self._place
+        if self._next is not None and (self._next.done() or self._place == horizon):
+            self.waits += not self._next.done()
+            self._chunk = self._joined(self._chunk, self._next.result())
+            self._next = None
+        action = self._planner.executable(self._chunk[self._place])
+        self._place += 1
+        return action.cpu().numpy()
+
+    def _sample(self, stacked: Observation) -> Tensor:
+        start = time.perf_counter()
+        (chunk,) = self._policy.sample_chunks([stacked], [self._episode.noise])
+        self.latency = time.perf_counter() - start
+        return chunk
+
+    def _joined(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return the new chunk as it is executed from here on, and count its place in it from now on."""
+        left, self._place = old[self._place :], self._place - self._asked_at
+        self.delay = max(self.delay, self._place)
+        count = min(len(left), len(new) - self._place)
+        if self._blends and count:
+            share = torch.arange(1, count + 1, device=new.device)[:, None] / (count + 1)
+            overlap = slice(self._place, self._place + count)
+            new = new.clone()
+            new[overlap] = torch.lerp(left[:count], new[overlap], share)
+        return new
