@@ -335,6 +335,21 @@ def _fetch(arguments: Namespace) -> None:
     print(out)
 
 
+@command("export", "a policy as one graph for other runtimes",
+    "Write encoder and policy of an fbc_frozen checkpoint as one graph, raw observations and noise in, a chunk of actions out, and compare "
+    "it with the policy (docs/robot.md).",
+    flag("checkpoint", "a checkpoint, its path, URL or hf://OWNER/NAME, or the folder of a run for its newest", metavar="CKPT"),
+    flag("--format", "onnx, or torch for what torch.export.load reads (%(default)s)", "onnx", choices=("onnx", "torch")),
+    flag("--out", "file to write (NAME.onnx or NAME.pt2 here)", type=Path))  # fmt: skip
+def _export(arguments: Namespace) -> None:
+    from robomimic_frozen.deployment.export import FORMATS, export_policy
+
+    out = arguments.out or Path(f"{Path(arguments.checkpoint).stem}{FORMATS[arguments.format]}")
+    with new_file(out) as beside:
+        difference = export_policy(arguments.checkpoint, beside, arguments.format)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, differs from the policy by {difference:.1g} at most")
+
+
 @command("doctor", "what is wrong with the installation, a dataset or a checkpoint, and what to do",
     "Without FILE, check the installation: versions, imports, OpenGL, weights, cache. With FILE, read all of a dataset or a checkpoint "
     "and say what is wrong with it. Nothing is changed or downloaded. The exit status is 0 for nothing but notes, 1 for warnings, 2 for "

@@ -163,7 +163,7 @@ class Attention(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         tokens = self.embed(maps.flatten(2).transpose(1, 2)) + self.positions
-        found, _ = self.attention(self.queries.expand(len(maps), -1, -1), tokens, tokens, need_weights=False)
+        found, _ = self.attention(self.queries.expand(maps.shape[0], -1, -1), tokens, tokens, need_weights=False)
         return found.flatten(1)
 
 

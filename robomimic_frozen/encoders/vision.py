@@ -177,6 +177,12 @@ class VisionBackbone(nn.Module):
             self.stages[name] = copy.deepcopy(self.stages[name]).requires_grad_(True).train(self.training)
         self.num_frozen = 0
 
+    def as_plain_network(self) -> None:
+        """Run the frozen stages, in the form in which they run, as any other module: not in torch's inference mode, shared with nobody."""
+        for name in self.frozen_stages:
+            self.stages[name] = copy.deepcopy(folded(self.stages[name]))
+        self.num_frozen = 0
+
     def _normalized(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std if self.spec.imagenet_norm else images
 

@@ -32,7 +32,7 @@ def integrate(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     """Carry `noise` [B, ...] along the velocity from t = 0 to t = 1 in `steps` equal Euler steps."""
     x = noise
     for step in range(steps):
-        times = torch.full((len(x),), step / steps, device=x.device)
+        times = torch.full(x.shape[:1], step / steps, device=x.device)  # no len(x), of which an export would make a constant
         x = x + velocity(x, times) / steps
     return x
 

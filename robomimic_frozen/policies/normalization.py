@@ -71,6 +71,10 @@ class Normalization(nn.Module):
         """Normalise observations [..., D] of each key."""
         return {key: value if (found := self._of(f"obs/{key}")) is None else (value - found[0]) / found[1] for key, value in obs.items()}
 
+    def observations_in_units(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Undo `observations`."""
+        return {key: value if (found := self._of(f"obs/{key}")) is None else value * found[1] + found[0] for key, value in obs.items()}
+
     def actions(self, actions: Tensor) -> Tensor:
         """Normalise actions [..., A] as they are stored."""
         parts = self._of_actions()
@@ -79,15 +83,19 @@ class Normalization(nn.Module):
     def _of_actions(self) -> list[tuple[Tensor, Tensor]]:
         return [found for key in self.action_keys if (found := self._of(f"actions/{key}")) is not None]
 
+    def in_units(self, actions: Tensor) -> Tensor:
+        """Return normalised actions [..., A] in the units of the dataset, as they are stored there."""
+        parts = self._of_actions()
+        return actions * torch.cat([scale for _, scale in parts]) + torch.cat([offset for offset, _ in parts]) if parts else actions
+
     def executable(self, actions: Tensor) -> Tensor:
         """Return normalised actions [..., A] in the units of the dataset, rotations as the environment takes them."""
-        scales = self._of_actions()
+        scales, actions = self._of_actions(), self.in_units(actions)
         if not scales:
             return actions
         parts = actions.split([len(offset) for offset, _ in scales], dim=-1)
-        in_units = [part * scale + offset for part, (offset, scale) in zip(parts, scales, strict=True)]
         ways = [self.rotations.get(key) for key in self.action_keys]
-        return torch.cat([part if way is None else rotation_of(part, way) for part, way in zip(in_units, ways, strict=True)], dim=-1)
+        return torch.cat([part if way is None else rotation_of(part, way) for part, way in zip(parts, ways, strict=True)], dim=-1)
 
     def differs_from(self, state: Mapping[str, Tensor]) -> bool:
         """Return whether a state dict of such a module has other numbers."""
