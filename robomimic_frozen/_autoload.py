@@ -39,9 +39,10 @@ class _Watcher:
 def watch(module_name, around):
     """When `module_name` is imported, call `around(load)` once, which must call `load()` to execute the module.
 
-    Does nothing if the module is imported already.
+    Does nothing if the module is imported already, or watched for the same function.
     """
-    if module_name not in sys.modules:
+    watched = [(finder.module_name, finder.around) for finder in sys.meta_path if isinstance(finder, _Watcher)]
+    if module_name not in sys.modules and (module_name, around) not in watched:
         sys.meta_path.insert(0, _Watcher(module_name, around))
 
 

@@ -312,7 +312,7 @@ SPOILT = {
     "a demo called something else": (lambda file: file.move("data/demo_1", "data/.."), "demos are called demo_0"),
     "no env_args": (lambda file: file["data"].attrs.__delitem__("env_args"), "env_args is missing.*convert_robosuite.py"),
     "another simulator": (set_env_args(type=2), "type 2 is not of robosuite"),
-    "an environment that is none": (set_env_args(env_kwargs={}), "env_args is missing or describes no environment"),
+    "an environment that is none": (set_env_args(env_kwargs={}), "env_args describes no environment of robosuite: it lacks robots"),
 }
 
 
@@ -329,7 +329,7 @@ def test_a_raw_file_that_cannot_be_rendered_is_refused_with_the_reason(case, cha
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (set_env_args(env_name="Lfit"), "cannot make its environment .*Lfit not found"),
+        (set_env_args(env_name="Lfit"), "the environment 'Lfit', which no package here has; did you mean 'Lift'"),
         (lose_a_joint, "cannot play /data/demo_0 back"),
     ],
     ids=["an unknown environment", "states of another scene"],

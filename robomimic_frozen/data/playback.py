@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -93,6 +94,8 @@ class Playback:
         """Do as robomimic's `reset_to`, but render when the state that is asked for has been reached, not on the way."""
         if "model" not in state:
             return self._reset_to(state)
+        # What the scene was drawn from, of robocasa its kitchen; robomimic 0.3 does not tell the environment.
+        self._env.env.set_ep_meta(json.loads(state.get("ep_meta") or "{}"))
         with mock.patch.object(self._env, "reset", self._reset):
             return self._gate.reset_to(self._reset_to, state)
 

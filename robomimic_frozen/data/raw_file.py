@@ -1,9 +1,7 @@
-"""Raw files of robomimic: states and actions of demos without observations, and their environment for robosuite 1.5."""
+"""Raw files of robomimic and of robosuite's teleoperation: states and actions of demos, no observations, and the environment of both."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,8 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError
-from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
+from robomimic_frozen.simulation.environments import (
+    ROBOSUITE_TYPE,
+    check_can_be_made,
+    check_complete,
+    environment_of,
+    environment_of_recording,
+    is_recording,
+)
 from robomimic_frozen.utils import hdf5
+from robomimic_frozen.utils.parallel import quiet_worker
 
 if TYPE_CHECKING:
     import h5py
@@ -46,6 +52,11 @@ class RawFile:
             if name not in self.cameras:
                 raise ConfigError(f"the scenes of {self.path} have no camera {name!r}; choose from {', '.join(self.cameras)}")
 
+    def check_environment(self) -> None:
+        """Raise MalformedError if no package here has the environment. It loads robosuite, so choose the OpenGL backend before."""
+        with quiet_worker():
+            check_can_be_made(str(self.path), "its metadata", self.env_meta, otherwise="")
+
 
 def read_raw_file(path: str | Path) -> RawFile:
     """Look through a raw file at a path or URL. Raises DatasetError if it is damaged, or of what robosuite 1.5 cannot make."""
@@ -59,22 +70,21 @@ def read_raw_file(path: str | Path) -> RawFile:
         names.sort(key=lambda name: int(name.removeprefix("demo_")))
         steps = {name: _checked_steps(data, name) for name in names}
         cameras = tuple(_CAMERA.findall(_scene(data, names[0])))
-        env_meta = _env_meta(data)
+        env_meta = _env_meta(file)
     try:
         return RawFile(path, for_robosuite_1_5(env_meta), steps, cameras)
     except DatasetError as error:
         raise DatasetError(f"dataset {path}: {error}") from error
 
 
-def _env_meta(data: h5py.Group) -> dict[str, Any]:
-    text = hdf5.attribute(data, "env_args")
-    with contextlib.suppress(TypeError, ValueError, KeyError):
-        meta = json.loads(text)
-        if isinstance(meta["env_kwargs"]["robots"], str | list) and isinstance(meta["env_name"], str):
-            meta["env_kwargs"].pop("render_gpu_device_id", None)  # that of another machine; EnvRobosuite looks it up itself
-            return meta
-    remedy = "convert it with robomimic's scripts/conversion/convert_robosuite.py"
-    raise MalformedError(data.file.filename, "env_args", "is missing or describes no environment of robosuite", remedy)
+def _env_meta(file: h5py.File) -> dict[str, Any]:
+    recorded = is_recording(file["data"])
+    where, meta = ("env_info", environment_of_recording(file)) if recorded else ("env_args", environment_of(file))
+    check_complete(file.filename, where, meta)
+    if not isinstance(meta["env_kwargs"].get("robots"), str | list) or not isinstance(meta["env_name"], str):
+        raise MalformedError(file.filename, where, "describes no environment of robosuite: it lacks robots, or a name", "correct it")
+    meta["env_kwargs"].pop("render_gpu_device_id", None)  # that of another machine; EnvRobosuite looks it up itself
+    return meta
 
 
 def _checked_steps(data: h5py.Group, name: str) -> int:

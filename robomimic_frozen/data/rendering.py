@@ -62,13 +62,14 @@ def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor | Non
 
     Raises:
         ConfigError: a camera is unknown, the folder cannot be written to, or another process is writing this file.
-        DatasetError: the file exists already, the disk is full, or the raw file cannot be played back.
+        DatasetError: the file exists already, the disk is full, or the raw file cannot be played back, here where a package is missing.
         RenderingError: no OpenGL backend works on this machine.
     """
     raw.check_cameras(view.cameras)
     files.refuse_existing(out)
     files.require_writable(out.parent)
     backend = gl.select_gl_backend()  # for the workers, too, which inherit its choice
+    raw.check_environment()
     hidden = out.with_name(f".{out.name}.partial")
     try:
         with files.exclusive_lock(hidden, "rendering"):
@@ -192,6 +193,7 @@ def check_images(raw: RawFile, path: str | Path, executor: Executor | None = Non
     ((height, width, _),) = sizes
     raw.check_cameras(cameras)
     gl.select_gl_backend()  # for the workers, too, which inherit its choice
+    raw.check_environment()
     sample = _spread([name for name in raw.steps if name in demos], _CHECKED_DEMOS)
     return sum(ordered_map(functools.partial(_check_demo, raw.path, path, cameras, height, width), sample, executor))
 

@@ -41,18 +41,18 @@ class Demo:
     """What is known of a demo. Keys are 'actions', 'obs/agentview_image'."""
 
     name: str
-    steps: int | None = None  # its `num_samples`; None when that is missing or no number
+    steps: int | None = None  # its `num_samples`, of a recording its actions; None when that is missing or no number
     lengths: dict[str, int | None] = field(default_factory=dict)  # of what it has of every step; None for what is no array of numbers
     arrays: dict[str, Summary] = field(default_factory=dict)  # of those that could be read
     findings: list[Finding] = field(default_factory=list)  # of what is missing or could not be read; `where` is one of the keys, or ""
 
 
-def read_demo(data: h5py.Group, name: str) -> Demo:
-    """Read the demo `name` of the group 'data'. Damage ends up among its findings."""
+def read_demo(data: h5py.Group, name: str, recorded: bool = False) -> Demo:
+    """Read the demo `name` of the group 'data', of a recording of teleoperation if `recorded`. Damage ends up among its findings."""
     demo = Demo(name)
     with _damage_noted(demo.findings):
         group = hdf5.group_in(data, name)
-        names, demo.steps = hdf5.members(group), _num_samples(group, demo.findings)
+        names, demo.steps = hdf5.members(group), None if recorded else _num_samples(group, demo.findings)
         for key in names:
             if key.startswith(_OF_EVERY_STEP):
                 _read_array(demo, group, key, key)
@@ -60,6 +60,8 @@ def read_demo(data: h5py.Group, name: str) -> Demo:
                 _read_observations(demo, group, key)
         if "actions" not in demo.lengths:
             demo.findings.append(Finding(ERROR, "", "has no actions", "download or convert the file again"))
+        if recorded:  # without the attribute
+            demo.steps = demo.lengths.get("actions")
     return demo
 
 

@@ -16,7 +16,15 @@ from robomimic_frozen.doctor.findings import ERROR, NOTE, WARNING, Examination, 
 from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
 from robomimic_frozen.features import rules
 from robomimic_frozen.features.source import demos_in
-from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
+from robomimic_frozen.simulation.environments import (
+    RECORDING,
+    ROBOSUITE_TYPE,
+    check_can_be_made,
+    check_complete,
+    environment_of,
+    environment_of_recording,
+    is_recording,
+)
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.machine import installed_version
 
@@ -42,14 +50,16 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         names = hdf5.members(data)
         if not names:
             raise MalformedError(str(path), "data", "has no demos")
-        metadata, findings = _environment_in(path, file)
+        recorded = is_recording(data)
+        metadata, findings = _environment_in(path, file, recorded)
         demos = []
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
-            demos.append(read_demo(data, name))
+            demos.append(read_demo(data, name, recorded))
         findings += _judge_listing(names, hdf5.attribute(data, "total"), demos)
         findings += grouped((demo.name, finding) for demo in demos for finding in (*demo.findings, *_judge_demo(demo)))
-        findings += [*_missing_keys(demos), *_differing_layouts(demos), *_duplicates(demos), *_missing_images(demos)]
+        findings += [*_missing_keys(demos), *_differing_layouts(demos), *_duplicates(demos)]
+        findings += [Finding(WARNING, "data", *RECORDING)] if recorded else _missing_images(demos)
         filter_keys = read_filter_keys(file, findings)
     findings += _judge_filter_keys(filter_keys, names)
     if config_path is not None:
@@ -84,12 +94,12 @@ def judge_environment(path: Path, where: str, metadata: Mapping[str, Any]) -> It
         yield Finding(WARNING, where, what, "convert it with robomimic-frozen data, or expect lower success rates")
 
 
-def _environment_in(path: Path, file: h5py.File) -> tuple[Mapping[str, Any], list[Finding]]:
+def _environment_in(path: Path, file: h5py.File, recorded: bool) -> tuple[Mapping[str, Any], list[Finding]]:
     try:
-        metadata = environment_of(file)
+        metadata = environment_of_recording(file) if recorded else environment_of(file)
     except MalformedError as error:
         return {}, [from_error(error)]
-    return metadata, list(judge_environment(path, "env_args", metadata))
+    return metadata, list(judge_environment(path, "env_info" if recorded else "env_args", metadata))
 
 
 def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:

@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 
 from robomimic_frozen.config import Selection
-from robomimic_frozen.errors import DatasetError
+from robomimic_frozen.errors import DatasetError, MalformedError
 from robomimic_frozen.features import rules
 from robomimic_frozen.features.rules import ChosenDemos, Needs
+from robomimic_frozen.simulation.environments import RECORDING, is_recording
 from robomimic_frozen.utils import hdf5
 
 
@@ -48,6 +49,8 @@ def _demos_of(file: h5py.File, selection: Selection) -> tuple[str, ...]:
     data = hdf5.find_group(file, "data")
     names = present = [] if data is None else hdf5.members(data)
     if data is None or not present or hdf5.attribute(data, "env_args") is None:
+        if data is not None and is_recording(data):
+            raise MalformedError(str(path), "data", *RECORDING)
         raise DatasetError(f"dataset {path} is not a robomimic dataset: it has no demos under 'data' with 'env_args'")
     if filter_key is not None:
         names = _named_by(path, file, filter_key)

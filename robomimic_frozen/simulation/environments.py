@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -17,21 +18,46 @@ if TYPE_CHECKING:
 
 ROBOSUITE_TYPE: Final = 1  # of robomimic's EnvType
 _CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
-_WITHOUT: Final = "train without rollouts (experiment.rollout.enabled=false)"
+_RECORD: Final = "write it as robosuite's scripts/collect_human_demonstrations.py does"
+_WITHOUT: Final = ", or train without rollouts (experiment.rollout.enabled=false)"
+RECORDING: Final = "is a recording of robosuite's teleoperation, without observations", "robomimic-frozen data FILE renders them"
+"""What such a file is, and what to do."""
+# Settings that only environments of robocasa have.
+_OF_ROBOCASA: Final = {"layout_ids", "style_ids", "layout_and_style_ids", "obj_instance_split"}
 
 
 def environment_of(file: h5py.File) -> dict[str, Any]:
     """Return the metadata of the environment that a dataset is of. Raises MalformedError if it is missing or no JSON object."""
-    text = hdf5.attribute(hdf5.group_in(file, "data"), "env_args")
+    return _json_object(file, "env_args", _CONVERT)
+
+
+def is_recording(data: h5py.Group) -> bool:
+    """Return whether the group 'data' is as robosuite's own teleoperation writes it (its scripts/collect_human_demonstrations.py)."""
+    return [hdf5.attribute(data, name) is not None for name in ("env_args", "env", "env_info")] == [False, True, True]
+
+
+def environment_of_recording(file: h5py.File) -> dict[str, Any]:
+    """Return what robomimic's convert_robosuite.py would write to `env_args` of a recording.
+
+    Raises:
+        MalformedError: its `env_info` is no JSON object.
+    """
+    env_name, version = (hdf5.attribute(file["data"], name) for name in ("env", "repository_version"))
+    kwargs = _json_object(file, "env_info", _RECORD)
+    return {"type": ROBOSUITE_TYPE, "env_name": env_name, "env_version": version, "env_kwargs": kwargs}
+
+
+def _json_object(file: h5py.File, name: str, remedy: str) -> dict[str, Any]:
+    text = hdf5.attribute(hdf5.group_in(file, "data"), name)
     if text is None:
-        raise MalformedError(file.filename, "env_args", "is missing", _CONVERT)
+        raise MalformedError(file.filename, name, "is missing", remedy)
     try:
-        metadata = json.loads(text)
+        found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise MalformedError(file.filename, "env_args", f"is not JSON ({first_line(error)})", _CONVERT) from error
-    if not isinstance(metadata, dict):
-        raise MalformedError(file.filename, "env_args", "is not a JSON object", _CONVERT)
-    return metadata
+        raise MalformedError(file.filename, name, f"is not JSON ({first_line(error)})", remedy) from error
+    if not isinstance(found, dict):
+        raise MalformedError(file.filename, name, "is not a JSON object", remedy)
+    return found
 
 
 def check_complete(path: str, where: str, metadata: Any) -> None:
@@ -49,24 +75,26 @@ def can_be_rolled_out(metadata: Mapping[str, Any]) -> bool:
     return metadata.get("type") in [value for name, value in vars(EnvBase.EnvType).items() if name.endswith("_TYPE")]
 
 
-def check_can_be_made(path: str, where: str, metadata: Mapping[str, Any]) -> None:
+def check_can_be_made(path: str, where: str, metadata: Mapping[str, Any], otherwise: str = _WITHOUT) -> None:
     """Raise MalformedError if robomimic makes no such environment with what is installed.
 
     Args:
         path, where, metadata: as `check_complete` takes them, which they have passed.
+        otherwise: ends each remedy with what can be done without the environment; "" where nothing can.
     """
     if not can_be_rolled_out(metadata):
-        raise MalformedError(path, where, f"is of type {metadata['type']!r}, which robomimic makes no environment of", _WITHOUT)
+        what = f"is of type {metadata['type']!r}, which robomimic makes no environment of"
+        raise MalformedError(path, where, what, otherwise.removeprefix(", or "))
     try:
         known = _is_known(metadata)
     except Exception as error:  # a package that is installed badly raises almost anything
         what = f"is of type {metadata['type']}, whose package cannot be imported here ({first_line(error)})"
-        raise MalformedError(path, where, what, f"install it (robomimic-frozen doctor says more), or {_WITHOUT}") from error
+        raise MalformedError(path, where, what, f"install it (robomimic-frozen doctor says more){otherwise}") from error
     if not known:
         what = f"names the environment {metadata['env_name']!r}, which no package here has"
-        raise MalformedError(path, where, what, f"{_where_to_find(metadata['env_name'])}; or {_WITHOUT}")
+        raise MalformedError(path, where, what, f"{_where_to_find(metadata)}{otherwise}")
     if metadata["type"] == ROBOSUITE_TYPE:
-        _check_controllers(path, where, metadata["env_kwargs"])
+        _check_controllers(path, where, metadata["env_kwargs"], otherwise)
 
 
 def _is_known(metadata: Mapping[str, Any]) -> bool:
@@ -79,25 +107,35 @@ def _is_known(metadata: Mapping[str, Any]) -> bool:
         return True
     import robosuite
 
-    if metadata["env_name"] not in list(robosuite.ALL_ENVIRONMENTS):
-        importlib.import_module("robomimic.envs.env_robosuite")  # which, of robomimic 0.5, imports packages that add some
-    return metadata["env_name"] in list(robosuite.ALL_ENVIRONMENTS)
+    name, package = metadata["env_name"], _package_of(metadata)
+    if name not in list(robosuite.ALL_ENVIRONMENTS):
+        importlib.import_module("robomimic.envs.env_robosuite")  # with which come the packages that add some
+    if name not in list(robosuite.ALL_ENVIRONMENTS) and package is not None and importlib.util.find_spec(package):
+        importlib.import_module(package)  # which has failed before, and fails again, with the reason
+    return name in list(robosuite.ALL_ENVIRONMENTS)
 
 
-def _where_to_find(name: Any) -> str:
+def _package_of(metadata: Mapping[str, Any]) -> str | None:
+    """Return the package that adds an environment to robosuite; None where it is not known."""
+    if re.search(r"_D\d$", str(metadata["env_name"])):
+        return "mimicgen"
+    return "robocasa" if _OF_ROBOCASA & metadata["env_kwargs"].keys() else None
+
+
+def _where_to_find(metadata: Mapping[str, Any]) -> str:
     from robosuite import ALL_ENVIRONMENTS
 
-    install = "install {}, which a plugin's robomimic_components should import"
-    if re.search(r"_D\d$", str(name)):
-        return install.format("mimicgen")
-    return did_you_mean(name, ALL_ENVIRONMENTS, install.format("what has it"))
+    if package := _package_of(metadata):
+        return f"install {package}, in a version that has it"
+    otherwise = "install what has it, which a plugin's robomimic_components should import"
+    return did_you_mean(metadata["env_name"], ALL_ENVIRONMENTS, otherwise)
 
 
-def _check_controllers(path: str, where: str, kwargs: Mapping[str, Any]) -> None:
+def _check_controllers(path: str, where: str, kwargs: Mapping[str, Any], otherwise: str) -> None:
     from robosuite.controllers.composite.composite_controller_factory import is_part_controller_config
 
     controllers = kwargs.get("controller_configs")
     for controller in controllers if isinstance(controllers, list) else [controllers]:
         if isinstance(controller, dict) and is_part_controller_config(controller):
             what = f"has a controller {controller['type']} as robosuite had it before 1.5"
-            raise MalformedError(path, where, what, f"convert it with robomimic-frozen data, or {_WITHOUT}")
+            raise MalformedError(path, where, what, f"convert it with robomimic-frozen data{otherwise}")

@@ -1,8 +1,10 @@
-"""The choice of an OpenGL backend that renders here, and what lets robomimic and robosuite start without a GPU or mujoco_py."""
+"""The choice of an OpenGL backend that renders here, and what lets robomimic start with robosuite without a GPU or mujoco_py."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -15,6 +17,7 @@ from robomimic_frozen._autoload import watch
 from robomimic_frozen.errors import RenderingError
 
 GL_BACKENDS: Final = ("egl", "osmesa")
+ADDING_ENVIRONMENTS: Final = ("mimicgen", "robocasa")  # to robosuite, when they are imported
 HOW_TO_INSTALL: Final = "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri or apt-get install libosmesa6"
 
 
@@ -60,16 +63,25 @@ def limit_rendering_threads(count: int = 1) -> None:
 
 
 def prepare_robosuite() -> None:
-    """Let robomimic 0.3 import its robosuite environments without mujoco_py, and robosuite 1.5 render where CUDA is hidden.
+    """Let robomimic 0.3 import its robosuite environments without mujoco_py, with those of other packages, and render where CUDA is hidden.
 
     `robomimic/envs/env_robosuite.py` imports mujoco_py whatever the robosuite, for one exception class; the stand-in is visible to that
-    one module only. robosuite takes the number of its EGL device from CUDA_VISIBLE_DEVICES, which Ray and users leave empty for
-    processes without a GPU.
+    one module only. In robomimic 0.5 it imports mimicgen and robocasa, too, which add environments to robosuite. robosuite takes the
+    number of its EGL device from CUDA_VISIBLE_DEVICES, which Ray and users leave empty for processes without a GPU.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", "0")
     if importlib.util.find_spec("mujoco_py") is None:
         watch("robomimic.envs.env_robosuite", _load_with_stand_in)
+    watch("robomimic.envs.env_robosuite", _load_with_other_packages)
+
+
+def _load_with_other_packages(load: Callable[[], None]) -> None:
+    load()
+    for name in ADDING_ENVIRONMENTS:
+        # What is not installed, or badly: `check_can_be_made` says why to those who ask for its environments.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def _load_with_stand_in(load: Callable[[], None]) -> None:
@@ -81,4 +93,4 @@ def _load_with_stand_in(load: Callable[[], None]) -> None:
     try:
         load()
     finally:
-        sys.modules.pop("mujoco_py", None)  # which an inner watcher of the same module has done already
+        del sys.modules["mujoco_py"]
