@@ -50,7 +50,7 @@ RAY = ["ray>=2.31"]
 S3 = ["s3fs>=2023.6"]
 TEST = [
     "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "moto[server]>=5", "psutil>=5.9",
-    "setuptools>=70.1", *OFFLINE, *TIMM, *EXPORT, *RAY, *S3,
+    "setuptools>=70.1", "wandb>=0.17", *OFFLINE, *TIMM, *EXPORT, *RAY, *S3,
 ]
 LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.6"]
 

@@ -109,7 +109,7 @@ def _demos(arguments: Namespace) -> None:
 @command("data", "image dataset of robomimic's released demonstrations, or of your own",
     "Render the observations of raw demonstrations with robomimic's environment, in parallel, as its dataset_states_to_obs.py does. "
     "Released ones are downloaded from the Hugging Face hub first. An interrupted rendering goes on where it stopped.",
-    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic, also by URL", metavar="SOURCE"),
+    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic or robosuite's teleoperation, also by URL", metavar="SOURCE"),
     flag("--out", "file to write, also at a URL (NAME_image.hdf5 here)"),
     flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
     flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang)", type=int),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import os
 from typing import Any
 
 from robomimic.config.config import Config
@@ -13,7 +15,7 @@ from robomimic.utils.python_utils import extract_class_init_kwargs_from_dict
 from robomimic_frozen.config import MADE_BY_ROBOMIMIC, datasets_of, selections
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec, Randomizer, check_core_kwargs, of_key, settings_in
-from robomimic_frozen.errors import ConfigError, did_you_mean
+from robomimic_frozen.errors import ConfigError, did_you_mean, first_line
 from robomimic_frozen.features.rules import ChosenDemos, Needs
 from robomimic_frozen.features.source import check_dataset
 from robomimic_frozen.integration.doubts import large_actions, small_crop, usual_crop
@@ -176,3 +178,23 @@ def _check_task(config: Config, path: str) -> None:
             f"dataset {path} is of the task {tasks[recorded]} ({recorded}), and experiment.env is {wanted!r}; "
             f"set it to null, or give a dataset of {tasks[wanted]}"
         )
+
+
+def check_wandb(config: Config) -> None:
+    """Raise ConfigError if a run is to be logged to wandb, and robomimic's logger would fail or wait for minutes."""
+    if not config.experiment.logging.log_wandb:
+        return
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError("experiment.logging.log_wandb is true, and wandb is not installed; pip install wandb, or set it to false")
+    import robomimic.macros as macros
+
+    if macros.WANDB_ENTITY is None:
+        where = "in robomimic's macros_private.py, which python -m robomimic.scripts.setup_macros makes"
+        raise ConfigError(f"experiment.logging.log_wandb is true, and robomimic's macro WANDB_ENTITY is not set; set it {where}")
+    if os.environ.get("WANDB_MODE", "online") == "online" and macros.WANDB_API_KEY is None:
+        import wandb
+
+        try:
+            wandb.login()
+        except wandb.Error as error:  # robomimic would try for five minutes
+            raise ConfigError(f"wandb has no login here ({first_line(error)}); run wandb login, or set WANDB_MODE=offline") from error

@@ -23,6 +23,7 @@ def register() -> None:
     patches.randomize_no_cached_features()
     patches.leave_actions_in_their_units()
     patches.save_the_width_of_actions()
+    patches.let_users_choose_the_mode_of_wandb()
 
 
 @hookimpl

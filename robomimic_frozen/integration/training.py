@@ -27,7 +27,7 @@ from robomimic_frozen.config import datasets_of, place_in
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.integration.cached_training import precompute as precompute_features
-from robomimic_frozen.integration.checks import check_config
+from robomimic_frozen.integration.checks import check_config, check_wandb
 from robomimic_frozen.integration.environments import check_rollouts
 from robomimic_frozen.integration.settings import load_config
 from robomimic_frozen.integration.versions import check_language
@@ -77,6 +77,7 @@ def train(
     _resolve_paths(config)
     _check(config)
     check_language(config, datasets_of(config))
+    check_wandb(config)
     require_writable(resume or Path(config.train.output_dir))
     if config.experiment.rollout.enabled or config.experiment.render_video:
         select_gl_backend()
