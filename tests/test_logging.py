@@ -3,9 +3,11 @@
 import json
 import struct
 import sys
+from types import SimpleNamespace
 
 import pytest
 import robomimic.macros
+from robomimic.utils import log_utils
 from small_datasets import IMAGE, POSITION, write_dataset
 from test_stock_scripts import CONFIGS, SHORT, stock_here
 
@@ -35,7 +37,7 @@ def arguments(settings, tmp_path):
 def offline(monkeypatch):
     pytest.importorskip("wandb").teardown()  # it keeps the environment of the first run of a process
     monkeypatch.setattr(robomimic.macros, "WANDB_ENTITY", "somebody")
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("robomimic tries again"))
+    monkeypatch.setattr(log_utils, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("robomimic tries again")))
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
@@ -60,6 +62,9 @@ def scalars_of_wandb(path):
 
 
 def assert_both_logged_the_same(folder):
+    import wandb
+
+    wandb.teardown()  # its process writes the end of the file when it ends
     (path,), (history,) = folder.rglob("*.wandb"), read_histories([folder])
     logged = {name: curve for name, curve in scalars_of_wandb(path).items() if not name.startswith("_")}
     assert {"Train/Loss", "Train/Policy_Grad_Norms", "Train/EMA_Decay", "Train/Steps_Per_Second"} < logged.keys()
