@@ -3,9 +3,15 @@
 import json
 import re
 import runpy
+import sys
+import time
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from policies import OBS_SHAPES, make_config, make_policy
+from test_two_stages import save
 
 import robomimic_frozen
 from robomimic_frozen.study.plan import read_plan
@@ -61,3 +67,41 @@ def test_every_configuration_of_a_study_loads_and_names_what_is_read_and_how_it_
     for configuration in read_plan(file).configurations.values():
         configuration.load()
         assert {f"observation.encoder.rgb.core_kwargs.{each}" for each in ("feature_stage", "pool", "augment")} <= configuration.set.keys()
+
+
+def code_blocks(document: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+class Robot:
+    """Moves to where an action sends it, at once, and takes note of when."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.place = np.zeros(3)
+        robots.append(self)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        image = np.random.default_rng(len(self.times)).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        return {"agentview_image": image, "robot0_eef_pos": self.place}
+
+    def execute(self, action: np.ndarray) -> None:
+        assert action.shape == (7,) and np.isfinite(action).all()
+        self.times.append(time.monotonic())
+        self.place = self.place + 0.01 * action[:3]
+
+
+robots: list[Robot] = []
+
+
+def test_the_loop_of_the_document_drives_a_robot_at_its_rate(tmp_path, monkeypatch, capsys):
+    save(make_policy(make_config(horizon=8, act_steps=4)), tmp_path / "policy.pth", shape_metadata={"all_shapes": OBS_SHAPES, "ac_dim": 7})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "my_robot", types.SimpleNamespace(Robot=Robot))
+    loop = code_blocks("robot.md")[0]
+    assert len(loop.strip().splitlines()) <= 15
+    exec(compile(loop.replace("range(400)", "range(30)"), "docs/robot.md", "exec"), {})
+    (robot,) = robots
+    assert len(robot.times) == 30
+    assert robot.times[-1] - robot.times[0] >= 28 / 20  # it is never ahead of its 20 Hz by more than a step
+    assert "a chunk took 0." in capsys.readouterr().out

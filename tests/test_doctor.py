@@ -425,6 +425,8 @@ def test_this_installation_is_looked_at_and_told_in_json(monkeypatch, tmp_path, 
     for package in PACKAGES:
         assert facts[package] == importlib.metadata.version(package)
     assert facts["autoload"] == "active"
+    assert facts["extra offline"] == facts["extra export"] == "installed" and "extra test" not in facts
+    assert facts["hub"].startswith("https://huggingface.co, ")
     assert facts["MUJOCO_GL=broken"].startswith("does not render")
     assert "renders" in (facts["MUJOCO_GL=egl"], facts["MUJOCO_GL=osmesa"])
     assert facts["weights of resnet18"] == "not here"

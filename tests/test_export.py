@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from policies import OBS_SHAPES, make_config, make_policy
+from test_docs import code_blocks
 from test_load_policy import observed
 from test_two_stages import save, train
 
@@ -83,6 +84,16 @@ def test_the_file_says_what_a_runtime_has_to_know(write, tmp_path):
     for told in (json.loads(props.value), json.loads(files["policy.json"])):
         assert told["observations"] == {"robot0_eef_pos": [3], "agentview_image": [32, 32, 3]}
         assert (told["obs_steps"], told["act_steps"], told["noise"], told["rot_6d"]) == (2, 4, [8, 7], [])
+
+
+def test_the_example_of_the_document_runs_the_file(tmp_path, monkeypatch):
+    policy = make_policy(make_config())  # a horizon of 16, as the example has it
+    export.export_policy(save(policy, tmp_path / "small.pth", shape_metadata=SHAPES), tmp_path / "policy.onnx", "onnx")
+    monkeypatch.chdir(tmp_path)
+    seen = observed()
+    names = {"image": seen["agentview_image"], "position": seen["robot0_eef_pos"]}
+    exec(compile(code_blocks("robot.md")[1], "docs/robot.md", "exec"), names)
+    assert names["chunk"].shape == (1, 16, 7)
 
 
 def test_what_is_not_exported_is_one_line_and_nothing_is_written(write, tmp_path, capsys, monkeypatch):

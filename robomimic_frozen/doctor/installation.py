@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robomimic_frozen.encoders.backbones import Backbone
 
 _MODULES: Final = ("numpy", "h5py", "torch", "torchvision", "mujoco", "robosuite", "robomimic.algo")
+_FOR_DEVELOPERS: Final = ("test", "dev")
 # Features of 30,000 frames and a few checkpoints take about half of it.
 _SCARCE_BYTES: Final = 2 * 2**30
 # Prints a line for each module: its name, and why it cannot be imported or null. Then whether robomimic knows fbc_frozen.
@@ -52,6 +53,8 @@ answer("fbc_frozen", "fbc_frozen" in get_all_registered_configs())
 def examine_installation() -> Examination:
     """Look at all of it, parts in processes of their own; takes some ten seconds."""
     found = Examination("installation", versions(), list(bad_pairs()))
+    _extras(found)
+    _hub(found)
     answers = _imports(found)
     works = {module for module in _MODULES if answers.get(module, "") is None}
     if "fbc_frozen" in answers:
@@ -104,6 +107,32 @@ def _unmet_needs(owner: str, installed: dict[str, str]) -> Iterator[Finding]:
         elif not needed.specifier.contains(found, prereleases=True):
             what = f"{found} does not go with {owner} {installed[owner]}, which needs {needed.specifier}"
             yield Finding(ERROR, needed.name, what, remedy)
+
+
+def _extras(found: Examination) -> None:
+    """Tell which extras of this package are installed."""
+    if installed_version(OURS) is None:
+        return
+    for extra in importlib.metadata.metadata(OURS).get_all("Provides-Extra") or ():
+        if extra in _FOR_DEVELOPERS:
+            continue
+        missing = [needed.name for needed in _of_extra(extra) if installed_version(needed.name) is None]
+        found.facts[f"extra {extra}"] = f"not installed ({', '.join(missing)})" if missing else "installed"
+
+
+def _of_extra(extra: str) -> list[Requirement]:
+    needed = map(Requirement, importlib.metadata.requires(OURS) or ())
+    return [each for each in needed if each.marker is not None and each.marker.evaluate({"extra": extra})]
+
+
+def _hub(found: Examination) -> None:
+    """Tell which hub policies and datasets are shared on, and whether there is a login; nothing is asked of it."""
+    if installed_version("huggingface_hub") is None:
+        return
+    from huggingface_hub import constants, get_token
+
+    login = "logged in" if get_token() else "no login (hf auth login), which push and private repositories need"
+    found.facts["hub"] = f"{constants.ENDPOINT}, {login}{', offline mode' if constants.HF_HUB_OFFLINE else ''}"
 
 
 def _imports(found: Examination) -> dict[str, Any]:
