@@ -103,12 +103,13 @@ def test_a_reset_forgets_what_was_being_computed(planned):
 
 
 def test_an_error_in_the_background_is_raised_where_one_acts(planned):
-    policy, _ = planned
+    policy, plans = planned
     asynchronous = AsynchronousPolicy(policy)
     for _ in range(ACT_STEPS):
         asynchronous.act(observed())
-    policy.sample_chunks = lambda *_: 1 / 0
+    policy.sample_chunks = lambda *_: plans.ready.acquire() / 0
     asynchronous.act(observed())
+    plans.ready.release()
     wait([asynchronous._next])
     with pytest.raises(ZeroDivisionError):
         asynchronous.act(observed())

@@ -30,14 +30,14 @@ _FORMAT: Final = 1
 _TENSOR, _FROZEN = "tensor of policy.safetensors", "frozen weights"
 # An absolute path, or a URL, of a file or folder of somebody's.
 _PLACE: Final = re.compile(r"(?<![\w.:/~-])(?:[A-Za-z][\w+.-]*://|~?/|[A-Za-z]:[\\/]|\\\\)[^\s\"',;]+")
-# What training goes on from, and robomimic does not need to act.
 _OF_TRAINING: Final = ("optimizers", "lr_schedulers")
 
 
 def write_portable(checkpoint: Mapping[str, Any], folder: Path) -> None:
     """Write the policy of a checkpoint, as robomimic saves it, to `policy.json` and `policy.safetensors` in a folder.
 
-    Left out are the states of optimizers and the weights behind the averages that act. Of paths and URLs the last part is kept.
+    What training would go on from is left out: optimizers, and the weights behind the averages that act. Of paths and URLs the last part
+    is kept.
     """
     tensors: dict[str, Tensor] = {}
     content = {
@@ -46,8 +46,8 @@ def write_portable(checkpoint: Mapping[str, Any], folder: Path) -> None:
         "env_metadata": without_places(checkpoint["env_metadata"]),
         "model": with_networks({k: v for k, v in checkpoint["model"].items() if k not in _OF_TRAINING}, averages_as_weights),
     }
-    if "variable_state" in checkpoint:  # by which robomimic 0.5 is known
-        content["variable_state"] = {"epoch": checkpoint["variable_state"]["epoch"]}
+    if "variable_state" in checkpoint:  # what training goes on from, and by whose name 0.5 is known
+        content["variable_state"] = None
     tree = _as_json(content, "", tensors)
     save_file(tensors, folder / TENSORS)
     write_json(folder / DESCRIPTION, {"format": _FORMAT, "sha256": sha256_of(folder / TENSORS), "checkpoint": tree})
