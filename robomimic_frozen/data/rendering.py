@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
+from robomimic_frozen.data.parts import finished_parts, hdf5_in_memory, merge
 from robomimic_frozen.data.raw_file import RawFile, read_raw_file
-from robomimic_frozen.errors import DatasetError, MalformedError, first_line
+from robomimic_frozen.errors import DatasetError, MalformedError
 from robomimic_frozen.simulation import gl, tasks
 from robomimic_frozen.simulation.absolute_actions import action_dict
 from robomimic_frozen.utils import files, hdf5
 from robomimic_frozen.utils.machine import PACKAGES, installed_version
-from robomimic_frozen.utils.parallel import Executor, ordered_map, retrying_map, worker_state
+from robomimic_frozen.utils.parallel import Executor, ordered_map, worker_state
 from robomimic_frozen.utils.urls import local_path
 
 if TYPE_CHECKING:
@@ -66,27 +63,26 @@ def render_dataset(raw: RawFile, out: Path, view: View, executor: Executor | Non
         RenderingError: no OpenGL backend works on this machine.
     """
     raw.check_cameras(view.cameras)
-    files.refuse_existing(out)
+    files.refuse_existing(out)  # before OpenGL is looked for
     files.require_writable(out.parent)
     backend = gl.select_gl_backend()  # for the workers, too, which inherit its choice
     raw.check_environment()
-    hidden = out.with_name(f".{out.name}.partial")
-    try:
-        with files.exclusive_lock(hidden, "rendering"):
-            files.refuse_existing(out)  # it may have been finished meanwhile
-            folder = hidden / _fingerprint(raw, view, backend)
-            folder.mkdir(exist_ok=True)
-            parts = {name: folder / f"{name}.hdf5" for name in raw.steps}
-            missing = [name for name, part in parts.items() if not part.exists()]
-            steps = sum(raw.steps.values()) + sum(raw.steps[name] for name in missing)
-            images = steps * len(view.cameras) * (1 + view.next_obs)
-            files.require_space(out.parent, int((1 + _SPARE_PART) * images * 3 * view.image_size**2))
-            _render(raw, view, {name: parts[name] for name in missing}, executor, progress)
-            _merge(raw, parts, out)
-            shutil.rmtree(hidden)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else first_line(error)
-        raise DatasetError(f"cannot write {out} ({reason}); what is rendered is kept: free some space and run again") from error
+    parts = {name: f"{name}.hdf5" for name in raw.steps}
+
+    def room(missing: list[str]) -> int:
+        steps = sum(raw.steps.values()) + sum(raw.steps[name] for name in missing)
+        images = steps * len(view.cameras) * (1 + view.next_obs)
+        return int((1 + _SPARE_PART) * images * 3 * view.image_size**2)
+
+    def complete(file: h5py.File) -> None:
+        file["data"].attrs["total"] = sum(raw.steps.values())
+        with hdf5.opened(raw.path) as source:
+            if "mask" in source:
+                source.copy("mask", file)
+
+    render = functools.partial(_render_demo, raw.path, view)
+    with finished_parts(out, parts, render, _fingerprint(raw, view, backend), room, executor, progress) as folder:
+        merge({name: folder / part for name, part in parts.items()}, out, complete)
 
 
 def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
@@ -95,24 +91,10 @@ def _fingerprint(raw: RawFile, view: View, backend: str) -> str:
     return files.fingerprint(files.sha256_of(local_path(raw.path)), asdict(view), backend, versions)[:16]
 
 
-def _render(raw: RawFile, view: View, parts: Mapping[str, Path], executor: Executor | None, progress: bool) -> None:
-    """Render each demo to a file of its own."""
-    demos, render = list(parts), functools.partial(_render_demo, raw.path, view)
-    bar = tqdm(desc="rendering", initial=len(raw.steps) - len(demos), total=len(raw.steps), unit="demo", disable=not progress)
-    with bar, contextlib.closing(retrying_map(render, demos, executor)) as results:
-        for index, result in results:
-            if isinstance(result, Exception):
-                raise result
-            # Written here and not by workers, which may outlive a process that is killed, and its lock.
-            with files.atomic_write(parts[demos[index]]) as beside:
-                beside.write_bytes(result)
-            bar.update()
-
-
-def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
-    """Return an HDF5 file of one demo, made in memory: of a full disk HDF5 may not tell."""
+def _render_demo(raw_path: str | Path, view: View, name: str) -> dict[str, bytes]:
+    """Return an HDF5 file of one demo, by its name."""
     playback = worker_state(_make_playback, raw_path, view.cameras, view.image_size, view.image_size, view.next_obs)
-    with hdf5.opened(raw_path) as source, h5py.File("part.hdf5", "w", driver="core", backing_store=False) as file:
+    with hdf5.opened(raw_path) as source, hdf5_in_memory() as (file, image):
         demo = source["data"][name]
         trajectory, cameras = playback.trajectory(demo)
         data = file.create_group("data")
@@ -133,8 +115,7 @@ def _render_demo(raw_path: str | Path, view: View, name: str) -> bytes:
         if cameras is not None:
             group.attrs["camera_info"] = json.dumps(cameras, indent=4)
         group.attrs["num_samples"] = len(trajectory["actions"])
-        file.flush()
-        return file.id.get_file_image()
+        return {f"{name}.hdf5": image()}
 
 
 def _add_absolute_actions(group: h5py.Group, playback: Playback, demo: h5py.Group) -> None:
@@ -153,24 +134,6 @@ def _make_playback(raw_path: str | Path, cameras: tuple[str, ...], height: int, 
     from robomimic_frozen.data.playback import Playback
 
     return Playback(read_raw_file(raw_path), cameras, height, width, next_obs)
-
-
-def _merge(raw: RawFile, parts: Mapping[str, Path], out: Path) -> None:
-    with files.atomic_write(out) as beside:
-        try:
-            with h5py.File(beside, "w") as file, hdf5.opened(raw.path) as source:
-                data = file.create_group("data")
-                for name, part_path in parts.items():
-                    with h5py.File(part_path, "r") as part:
-                        part.copy(f"data/{name}", data)
-                        data.attrs["env_args"] = part["data"].attrs["env_args"]
-                data.attrs["total"] = sum(raw.steps.values())
-                if "mask" in source:
-                    source.copy("mask", file)
-        except RuntimeError as error:  # h5py's word for a copy that could not be written
-            raise OSError(first_line(error)) from error
-        with beside.open("rb+") as written:
-            files.to_disk(written)
 
 
 def check_images(raw: RawFile, path: str | Path, executor: Executor | None = None) -> int:
