@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 from tqdm import tqdm
@@ -15,10 +16,14 @@ from robomimic_frozen.errors import DatasetError, first_line
 from robomimic_frozen.utils import files
 from robomimic_frozen.utils.parallel import Executor, retrying_map
 
+Item = TypeVar("Item", bound=Hashable)
+Files = Mapping[str, bytes]
+"""path in a folder -> content"""
+
 
 @contextlib.contextmanager
 def finished_parts(
-    out: Path, parts: Mapping[str, str], make: Callable[[str], Mapping[str, bytes]], made_from: str, room: Callable[[list[str]], int],
+    out: Path, parts: Mapping[Item, str], make: Callable[[Item], Files], made_from: str, room: Callable[[list[Item]], int],
     executor: Executor | None = None, progress: bool = True, doing: str = "rendering", done: str = "rendered",
 ) -> Iterator[Path]:  # fmt: skip
     """Give a hidden folder beside `out` that has every part; what the block leaves in it is removed.
@@ -26,10 +31,10 @@ def finished_parts(
     A part of an earlier call with the same arguments is there already, and is not made again. The block is to make `out` of them.
 
     Args:
-        parts: name of each part -> path in the folder of the last of its files.
-        make: name of a part -> its files, by their paths in the folder; computed by the workers, and written here.
+        parts: what each part is made of -> path in the folder of the last of its files.
+        make: what a part is made of -> its files, by their path in the folder; computed by the workers, and written here.
         made_from: another one where parts would be others; a name for a folder.
-        room: bytes that are needed for the missing parts of these names, and for `out`.
+        room: bytes that are needed for these missing parts, and for `out`.
         doing, done: what is said of it.
 
     Raises:
@@ -44,7 +49,7 @@ def finished_parts(
             files.refuse_existing(out)  # it may have been finished meanwhile
             folder = hidden / made_from
             folder.mkdir(exist_ok=True)
-            missing = [name for name, last in parts.items() if not (folder / last).exists()]
+            missing = [item for item, last in parts.items() if not (folder / last).exists()]
             files.require_space(out.parent, room(missing))
             with tqdm(desc=doing, initial=len(parts) - len(missing), total=len(parts), unit="demo", disable=not progress) as bar:
                 for made in _results(make, missing, executor):
@@ -60,8 +65,8 @@ def finished_parts(
         raise DatasetError(f"cannot write {out} ({reason}); what is {done} is kept: free some space and run again") from error
 
 
-def _results(make: Callable[[str], Mapping[str, bytes]], names: Sequence[str], executor: Executor | None) -> Iterator[Mapping[str, bytes]]:
-    with contextlib.closing(retrying_map(make, names, executor)) as results:
+def _results(make: Callable[[Item], Files], items: Sequence[Item], executor: Executor | None) -> Iterator[Files]:
+    with contextlib.closing(retrying_map(make, items, executor)) as results:
         for _, result in results:
             if isinstance(result, Exception):
                 raise result

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import h5py
 
 ROBOSUITE_TYPE: Final = 1  # of robomimic's EnvType
+NO_ENVIRONMENT: Final = -1  # none of its types: of what was recorded where there is nothing to roll out in
 _CONVERT: Final = "convert the file with robomimic's scripts/conversion/convert_robosuite.py, or the script for where it is from"
 _RECORD: Final = "write it as robosuite's scripts/collect_human_demonstrations.py does"
 _WITHOUT: Final = ", or train without rollouts (experiment.rollout.enabled=false)"
