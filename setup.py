@@ -48,9 +48,10 @@ TIMM = ["timm>=1.0.9"]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"]
 RAY = ["ray>=2.31"]
 S3 = ["s3fs>=2023.6"]
+LEROBOT = ["pyarrow>=15,<26", "av>=12"]  # pyarrow 26 needs numpy 2
 TEST = [
     "pytest>=8", "pytest-cov>=7", "pytest-randomly>=3.15", "pytest-xdist>=3.6", "hypothesis>=6.100", "moto[server]>=5", "psutil>=5.9",
-    "setuptools>=70.1", "wandb>=0.17", *OFFLINE, *TIMM, *EXPORT, *RAY, *S3,
+    "setuptools>=70.1", "wandb>=0.17", *OFFLINE, *TIMM, *EXPORT, *RAY, *S3, *LEROBOT,
 ]
 LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.6"]
 
@@ -92,5 +93,7 @@ setup(
         "jinja2>=3.1",
         "pyyaml>=6",
     ],
-    extras_require={"offline": OFFLINE, "timm": TIMM, "export": EXPORT, "ray": RAY, "s3": S3, "test": TEST, "dev": [*TEST, *LINT]},
+    extras_require={
+        "offline": OFFLINE, "timm": TIMM, "lerobot": LEROBOT, "export": EXPORT, "ray": RAY, "s3": S3, "test": TEST, "dev": [*TEST, *LINT],
+    },
 )

@@ -24,6 +24,7 @@ from robomimic_frozen.cli_flags import (
     executor_flags,
     executor_of,
     flag,
+    refuse,
     require_positive,
 )
 from robomimic_frozen.data.sources import RELEASED, default_view, find_source
@@ -106,24 +107,48 @@ def _demos(arguments: Namespace) -> None:
     print(f"{summary.path}: {summary.num_demos} demonstrations, {summary.num_frames} frames, of {summary.attempts} attempts")
 
 
-@command("data", "image dataset of robomimic's released demonstrations, or of your own",
+_RENDERING: Final = ("cameras", "next_obs", "absolute_actions", "check")
+
+
+@command("data", "image dataset of robomimic's released demonstrations, or of your own; LeRobot datasets, both ways",
     "Render the observations of raw demonstrations with robomimic's environment, in parallel, as its dataset_states_to_obs.py does. "
-    "Released ones are downloaded from the Hugging Face hub first. An interrupted rendering goes on where it stopped.",
-    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic or robosuite's teleoperation, also by URL", metavar="SOURCE"),
-    flag("--out", "file to write, also at a URL (NAME_image.hdf5 here)"),
+    "Released ones are downloaded from the Hugging Face hub first. Or convert LeRobot datasets (v3) to robomimic's HDF5, and the other way "
+    "round. What is interrupted goes on where it stopped.",
+    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic or robosuite's teleoperation, also by URL; lerobot:DIR or lerobot:OWNER/NAME of the hub; "
+         "with --to-lerobot any HDF5 file of robomimic", metavar="SOURCE"),
+    flag("--out", "file to write, also at a URL (NAME_image.hdf5 here, or NAME.hdf5 of lerobot:)"),
     flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
-    flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang)", type=int),
+    flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang; what they are of lerobot:)", type=int),
     NEXT_OBS,
     flag("--absolute-actions", "also store where actions send the arm: actions_abs, and its parts in action_dict", False),
     flag("--check", "compare a sample of the file, new or old, with frames rendered again", False),
+    flag("--to-lerobot", "write SOURCE as a LeRobot dataset to this folder, which must be new", type=Path, metavar="DIR"),
+    ("--map", {"help": "of LeRobot, either way: which keys of a demo a feature is, where the table of docs/datasets.md is not right; "
+               "FEATURE= leaves it out; repeatable", "action": "append", "default": [], "metavar": "FEATURE=KEY[+KEY...]"}),
+    flag("--float32", "with --to-lerobot: write numbers as float32, which LeRobot's own policies need", False),
+    flag("--fps", "with --to-lerobot: steps per second (as the file says)", type=int),
     *executor_flags())  # fmt: skip
 def _data(arguments: Namespace) -> None:
+    require_positive(arguments, "workers", "image_size", "fps")  # before a download
+    for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
+        logging.getLogger(library).setLevel(logging.WARNING)
+    if arguments.to_lerobot is not None:
+        refuse(arguments, "is of no use with --to-lerobot", "out", "image_size", *_RENDERING)
+        _write_lerobot(arguments)
+        return
+    refuse(arguments, "is of use with --to-lerobot only", "float32", "fps")
+    if arguments.source.startswith("lerobot:"):
+        refuse(arguments, "is of no use with lerobot:", *_RENDERING)
+        _read_lerobot(arguments)
+    else:
+        refuse(arguments, "is of use with lerobot: or --to-lerobot only", "map")
+        _render(arguments)
+
+
+def _render(arguments: Namespace) -> None:
     from robomimic_frozen.data.raw_file import read_raw_file
     from robomimic_frozen.data.rendering import View, check_images, render_dataset
 
-    require_positive(arguments, "workers", "image_size")  # before a download
-    for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
-        logging.getLogger(library).setLevel(logging.WARNING)
     source = arguments.source
     out = arguments.out or f"{source.replace('-', '_') if source in RELEASED else Path(source).stem}_image.hdf5"
     is_made = exists(out)
@@ -139,6 +164,39 @@ def _data(arguments: Namespace) -> None:
             print(f"{out}: {len(raw.steps)} demonstrations, {sum(raw.steps.values())} frames of {', '.join(view.cameras)}")
         if arguments.check:
             print(f"{out}: {check_images(raw, out, executor)} frames are what is rendered again")
+
+
+def _read_lerobot(arguments: Namespace) -> None:
+    from robomimic_frozen.data.lerobot.dataset import PREFIX, require_libraries
+    from robomimic_frozen.data.lerobot.keys import parse_overrides
+
+    require_libraries()
+    from robomimic_frozen.data.lerobot.reading import read_lerobot
+
+    out = arguments.out or f"{Path(arguments.source.removeprefix(PREFIX)).resolve().name}.hdf5"
+    if exists(out):
+        raise already_there(out)
+    with executor_of(arguments) as executor, upload_to(out) as path:
+        found = read_lerobot(arguments.source, path, parse_overrides(arguments.map), arguments.image_size, executor)
+    steps = sum(episode.length for episode in found.episodes)
+    print(f"{out}: {len(found.episodes)} demonstrations, {steps} frames, {found.fps:g} per second")
+    if found.env_args is None:
+        print("There is no environment to roll out in: train with --set experiment.rollout.enabled=false")
+
+
+def _write_lerobot(arguments: Namespace) -> None:
+    from robomimic_frozen.data.lerobot.dataset import PREFIX, require_libraries
+    from robomimic_frozen.data.lerobot.keys import parse_overrides
+
+    if arguments.source.startswith(PREFIX):
+        raise ConfigError(f"{arguments.source} is a LeRobot dataset already; give an HDF5 file, or leave out --to-lerobot")
+    require_libraries()
+    from robomimic_frozen.data.lerobot.writing import write_lerobot
+
+    out, how = arguments.to_lerobot, (parse_overrides(arguments.map), arguments.float32, arguments.fps)
+    with executor_of(arguments) as executor:
+        written = write_lerobot(arguments.source, out, *how, executor)
+    print(f"{out}: {written.episodes} episodes, {written.frames} frames of {', '.join(written.features)}")
 
 
 @command("train", "robomimic's train.py, with --set and an honest exit status",

@@ -94,3 +94,10 @@ def require_positive(arguments: Namespace, *names: str) -> None:
     for name in names:
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; choose 1 or more")
+
+
+def refuse(arguments: Namespace, why: str, *names: str) -> None:
+    """Raise ConfigError if one of these flags is given, which says why it should not be."""
+    for name in names:
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name.replace('_', '-')} {why}; leave it out")

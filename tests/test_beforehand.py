@@ -125,9 +125,9 @@ def act_episode(path):
 
 
 OTHER_THINGS = {
-    "lerobot": (folder("meta/info.json", "data/chunk-000/a.parquet"), "is a dataset of LeRobot; convert it"),
-    "chunk": (folder("a.parquet"), "holds Parquet tables, as LeRobot has them; convert it"),
-    "a.parquet": (lambda path: path.write_bytes(b"PAR1...PAR1"), "is a Parquet table, as LeRobot has them; convert it"),
+    "lerobot": (folder("meta/info.json", "data/chunk-000/a.parquet"), "is a dataset of LeRobot; read it with .* data lerobot:DIR"),
+    "chunk": (folder("a.parquet"), "holds Parquet tables, as LeRobot has them; read it with .* data lerobot:DIR"),
+    "a.parquet": (lambda path: path.write_bytes(b"PAR1...PAR1"), "is a Parquet table, .*; read it with .* data lerobot:DIR"),
     "pusht.zarr": (folder(".zgroup", "data/.zgroup"), "is a Zarr store; convert it"),
     "zarr3.zarr": (folder("zarr.json"), "is a Zarr store; convert it"),
     "pusht.zarr.zip": (archive("pusht.zarr/.zgroup"), "is a Zarr store; convert it"),

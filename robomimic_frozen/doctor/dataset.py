@@ -17,6 +17,7 @@ from robomimic_frozen.errors import MalformedError, RobomimicFrozenError
 from robomimic_frozen.features import rules
 from robomimic_frozen.features.source import demos_in
 from robomimic_frozen.simulation.environments import (
+    NO_ENVIRONMENT,
     RECORDING,
     ROBOSUITE_TYPE,
     check_can_be_made,
@@ -57,7 +58,7 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
             alive()
             demos.append(read_demo(data, name, recorded))
         findings += _judge_listing(names, hdf5.attribute(data, "total"), demos)
-        findings += grouped((demo.name, finding) for demo in demos for finding in (*demo.findings, *_judge_demo(demo)))
+        findings += grouped((demo.name, finding) for demo in demos for finding in (*demo.findings, *_judge_demo(demo, metadata)))
         findings += [*_missing_keys(demos), *_differing_layouts(demos), *_duplicates(demos)]
         findings += [Finding(WARNING, "data", *RECORDING)] if recorded else _missing_images(demos)
         filter_keys = read_filter_keys(file, findings)
@@ -85,8 +86,8 @@ def judge_environment(path: Path, where: str, metadata: Mapping[str, Any]) -> It
         return
     try:
         check_can_be_made(str(path), where, metadata)
-    except MalformedError as error:
-        yield replace(from_error(error), severity=WARNING)  # what has no environment here can be trained on all the same
+    except MalformedError as error:  # what has no environment here can be trained on all the same
+        yield replace(from_error(error), severity=NOTE if metadata["type"] == NO_ENVIRONMENT else WARNING)
     made_with, here = metadata.get("env_version"), installed_version("robosuite")
     is_of_robosuite = metadata["type"] == ROBOSUITE_TYPE
     if is_of_robosuite and here is not None and str(made_with).split(".")[:2] != here.split(".")[:2]:
@@ -109,7 +110,7 @@ def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> I
         yield Finding(WARNING, "total", f"is {total}, and the demos have {steps} steps", f"set the attribute to {steps}")
 
 
-def _judge_demo(demo: Demo) -> Iterator[Finding]:
+def _judge_demo(demo: Demo, metadata: Mapping[str, Any]) -> Iterator[Finding]:
     if demo.steps is not None:
         if fault := rules.steps_fault(demo.steps):
             yield Finding(ERROR, "", *fault)
@@ -124,7 +125,7 @@ def _judge_demo(demo: Demo) -> Iterator[Finding]:
             yield Finding(ERROR, key, "holds NaN or infinite numbers, which end training", _RECORD_AGAIN, f"{array.not_finite} numbers")
         if key == "actions" and (fault := rules.actions_fault(array.shape)):
             yield Finding(ERROR, key, *fault)
-        if key == "actions" and (array.low < -1 or array.high > 1):
+        if key == "actions" and (array.low < -1 or array.high > 1) and metadata.get("type") != NO_ENVIRONMENT:
             what = "leave [-1, 1], to which robosuite clips them and robomimic's policies are made"
             remedy = "scale actions to [-1, 1]; the controller in env_args says what 1 means"
             yield Finding(WARNING, key, what, remedy, f"{array.low:.4g} to {array.high:.4g}")

@@ -83,6 +83,8 @@ def check_can_be_made(path: str, where: str, metadata: Mapping[str, Any], otherw
         path, where, metadata: as `check_complete` takes them, which they have passed.
         otherwise: ends each remedy with what can be done without the environment; "" where nothing can.
     """
+    if metadata["type"] == NO_ENVIRONMENT:
+        raise MalformedError(path, where, "says that there is no environment to roll out in", otherwise.removeprefix(", or "))
     if not can_be_rolled_out(metadata):
         what = f"is of type {metadata['type']!r}, which robomimic makes no environment of"
         raise MalformedError(path, where, what, otherwise.removeprefix(", or "))

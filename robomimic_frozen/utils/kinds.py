@@ -11,10 +11,11 @@ from pathlib import Path, PurePath
 from typing import Final
 
 _CONVERT: Final = "convert it to one HDF5 file as robomimic has them (data/demo_0/obs, data/demo_0/actions, ...)"
+_READ: Final = "read it with robomimic-frozen data lerobot:DIR"
 # How a file begins, what it is then, and what to do.
 _BEGINNINGS: Final = (
     (b"version https://git-lfs", "is a pointer of git-lfs to the file", "run git lfs pull where it was cloned"),
-    (b"PAR1", "is a Parquet table, as LeRobot has them", _CONVERT),
+    (b"PAR1", "is a Parquet table, as LeRobot has them", f"{_READ}, of the whole dataset"),
     (b"\x1f\x8b", "is compressed with gzip", "unpack it"),
     (b"<", "is a web page", "download the file itself, which may need a login"),
 )
@@ -22,9 +23,9 @@ _BEGINNINGS: Final = (
 _CONTENTS: Final = (
     (".zgroup", "is a Zarr store", _CONVERT),
     ("zarr.json", "is a Zarr store", _CONVERT),
-    ("meta/info.json", "is a dataset of LeRobot", _CONVERT),
-    ("*.parquet", "holds Parquet tables, as LeRobot has them", _CONVERT),
-    ("data/chunk-*", "is a dataset of LeRobot", _CONVERT),
+    ("meta/info.json", "is a dataset of LeRobot", _READ),
+    ("*.parquet", "holds Parquet tables, as LeRobot has them", f"{_READ}, of the whole dataset"),
+    ("data/chunk-*", "is a dataset of LeRobot", _READ),
     ("episode_*.hdf5", "holds single episodes, as ACT has them", _CONVERT),
 )
 

@@ -169,8 +169,10 @@ def _task(demo: h5py.Group) -> str | None:
 def _features(demo: h5py.Group, overrides: Overrides, float32: bool) -> dict[str, _Feature]:
     """Return what the demos of a file are written as, of which this is the first."""
     obs = hdf5.find_group(demo, "obs")
-    keys = hdf5.members(obs) if obs is not None else []
-    images = {key for key in keys if obs is not None and _is_image(hdf5.array_in(obs, key))}
+    if obs is None:
+        raise MalformedError(demo.file.filename, str(demo.name).lstrip("/"), "has no observations", "render it: robomimic-frozen data FILE")
+    keys = hdf5.members(obs)
+    images = {key for key in keys if _is_image(hdf5.array_in(obs, key))}
     others = [key for key in hdf5.members(demo) if path_of(key) == key]
     return {
         name: _feature(name, {key: hdf5.array_in(demo, path_of(key)) for key in joined}, float32)
