@@ -273,7 +273,8 @@ def test_what_the_hub_does_not_give_is_one_line(folder, tmp_path, hub_run, sourc
     assert not (tmp_path / "set.hdf5").exists()
 
 
-def test_a_source_that_is_neither_a_folder_nor_a_repository(capsys):
+def test_a_source_that_is_neither_a_folder_nor_a_repository_or_lacks_the_prefix(folder, capsys):
+    assert "is a dataset of LeRobot; read it with robomimic-frozen data lerobot:DIR" in error_of(capsys, folder)
     assert "lerobot:no/such/folder is neither a folder nor OWNER/NAME" in error_of(capsys, "lerobot:no/such/folder")
 
 
@@ -509,7 +510,10 @@ def test_a_policy_trains_on_a_lerobot_set_without_rollouts_and_the_command_says_
     words = "env_args says that there is no environment to roll out in; train without rollouts (experiment.rollout.enabled=false)"
     assert words in capsys.readouterr().err
     assert cli.main([*command, "--set", "experiment.rollout.enabled=false"]) == 0
-    assert list(tmp_path.glob("runs/*/*/models/model_epoch_1.pth"))
+    (checkpoint,) = tmp_path.glob("runs/*/*/models/model_epoch_1.pth")
+    for words in (["eval", str(checkpoint), "--out", str(tmp_path / "eval"), "--workers", "1"], ["eval", "--agent", str(checkpoint)]):
+        assert cli.main(words) == 1
+        assert "have no environment to roll it out in" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_doctor_finds_nothing_wrong_with_a_set_that_has_no_environment(folder, tmp_path, capsys):

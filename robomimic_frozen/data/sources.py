@@ -14,6 +14,7 @@ from robomimic_frozen.errors import DatasetError, did_you_mean
 from robomimic_frozen.plugins import hookimpl, provided
 from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.hub import hub_errors_named, require_https
+from robomimic_frozen.utils.kinds import what_is_there
 from robomimic_frozen.utils.urls import is_url
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def find_source(source: str) -> str | Path:
         return Path(source)
     sources = {known.name: known for known in provided("dataset_sources")}
     if source not in sources:
+        if source and Path(source).is_dir():
+            raise DatasetError("{} {}; {}".format(source, *what_is_there(Path(source))))
         hint = did_you_mean(source, sources, f"the sets are {', '.join(sources)}")
         raise DatasetError(f"{source} is neither a file nor a released set; {hint}")
     return sources[source].fetch()

@@ -13,7 +13,7 @@ from robomimic_frozen.config import Selection, datasets_of, has_absolute_actions
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.simulation.absolute_actions import arm_settings
-from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
+from robomimic_frozen.simulation.environments import NO_ENVIRONMENT, ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
 from robomimic_frozen.utils import hdf5
 
 Shapes = Mapping[str, Sequence[int]]
@@ -82,6 +82,12 @@ def check_goals(where: str, config: Any) -> None:
     """Raise ConfigError for a policy that is conditioned on goals, of which rollouts of checkpoints have none."""
     if config.use_goals:
         raise ConfigError(f"{where}: the policy is conditioned on goals, which rollouts do not have; roll it out in a loop of your own")
+
+
+def check_has_environment(where: str, metadata: Any) -> None:
+    """Raise ConfigError for a policy of demonstrations that have no environment, as LeRobot sets of real robots."""
+    if metadata.get("type") == NO_ENVIRONMENT:
+        raise ConfigError(f"{where}: its demonstrations have no environment to roll it out in; roll it out in a loop of your own")
 
 
 def check_cameras(where: str, metadata: Any, shapes: Shapes, place: str) -> None:

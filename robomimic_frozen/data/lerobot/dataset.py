@@ -106,8 +106,8 @@ def find_place(source: str) -> Place:
         RemoteFileError: the hub does not give it.
     """
     name = source.removeprefix(PREFIX)
-    if Path(name).is_dir():
-        return Place(name, Path(name))
+    if (folder := Path(name).expanduser()).is_dir():
+        return Place(name, folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DatasetError(f"{source} is neither a folder nor OWNER/NAME of a dataset at the hub; correct it")
     from huggingface_hub import snapshot_download

@@ -194,7 +194,7 @@ def _decoded(plan: _Plan, episode: Episode, feature: str) -> Iterator[np.ndarray
 
 def _unpacked(plan: _Plan, episode: Episode, values: pa.ChunkedArray) -> Iterator[np.ndarray]:
     for index, value in enumerate(values):
-        content = value.as_py()["bytes"] or b""
+        content = (value.as_py() or {}).get("bytes")
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         if image is None:
             raise plan.place.malformed(f"{episode.table}: frame {index} of episode {episode.index}", "holds no image that can be decoded")
