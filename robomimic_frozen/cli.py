@@ -114,8 +114,8 @@ _RENDERING: Final = ("cameras", "next_obs", "absolute_actions", "check")
     "Render the observations of raw demonstrations with robomimic's environment, in parallel, as its dataset_states_to_obs.py does. "
     "Released ones are downloaded from the Hugging Face hub first. Or convert LeRobot datasets (v3) to robomimic's HDF5, and the other way "
     "round. What is interrupted goes on where it stopped.",
-    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic or robosuite's teleoperation, also by URL; lerobot:DIR or lerobot:OWNER/NAME of the hub; "
-         "with --to-lerobot any HDF5 file of robomimic", metavar="SOURCE"),
+    flag("source", f"{', '.join(RELEASED)}, or a raw HDF5 file of robomimic or of robosuite's teleoperation, also by URL; lerobot:DIR or "
+         "lerobot:OWNER/NAME of the hub; with --to-lerobot any HDF5 file of robomimic", metavar="SOURCE"),
     flag("--out", "file to write, also at a URL (NAME_image.hdf5 here, or NAME.hdf5 of lerobot:)"),
     flag("--cameras", "cameras to render (those of robomimic's own image datasets)", nargs="+", metavar="NAME"),
     flag("--image-size", "height and width of images in pixels (84; 240 of ToolHang; what they are of lerobot:)", type=int),

@@ -19,6 +19,7 @@ PREFIX: Final = "lerobot:"
 INFO, OURS, EPISODES = "meta/info.json", "meta/robomimic.json", "meta/episodes"
 """Files that tell of a set: LeRobot's own, what of a robomimic file has no place there, and the folder with a table of the episodes."""
 _AGAIN: Final = "finish recording it, or download it again"
+_NAME: Final = r"\w{5}\d+"  # of a demo, as robomimic sorts them
 
 
 def require_libraries() -> None:
@@ -161,7 +162,7 @@ def _demo_names(place: Place, ours: Mapping[str, Any], count: int) -> list[str]:
     if not ours:
         return [f"demo_{index}" for index in range(count)]
     names, chosen = ours.get("demos"), ours.get("filter_keys")
-    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(r"demo_\d+", name) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(_NAME, name) for name in names):
         names = []
     if not names or not isinstance(chosen, dict) or not all(isinstance(each, list) and set(each) <= {*names} for each in chosen.values()):
         raise place.malformed(OURS, "has no names of demos, or filter keys of others", f"delete it: demos are then {_DEFAULT_NAMES}")

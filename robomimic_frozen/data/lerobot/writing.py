@@ -239,12 +239,13 @@ def _values(group: h5py.Group, demo: _Demo, feature: _Feature) -> np.ndarray:
     arrays = [hdf5.array_in(group, path_of(key)) for key in feature.keys]
     shapes = [feature.shape] if feature.dtype == "video" else [(width,) for width in feature.widths]
     for array, shape in zip(arrays, shapes, strict=True):
-        if len(array) != demo.length or math.prod(array.shape[1:]) != math.prod(shape):
+        if len(array) < demo.length or math.prod(array.shape[1:]) != math.prod(shape):
             what = f"is {list(array.shape)}, and should be {[demo.length, *shape]}, as num_samples and the first demo say"
             raise MalformedError(group.file.filename, f"{demo.name}/{array.name.rpartition(demo.name + '/')[2]}", what, "convert it again")
+    values = [array[: demo.length] for array in arrays]  # for there may be one more, of the state in the end
     if feature.dtype == "video":
-        return arrays[0][()]
-    return np.concatenate([array[()].reshape(demo.length, -1) for array in arrays], axis=1).astype(feature.dtype)
+        return values[0]
+    return np.concatenate([each.reshape(demo.length, -1) for each in values], axis=1).astype(feature.dtype)
 
 
 def _arrow(values: np.ndarray) -> pa.Array:
