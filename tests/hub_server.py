@@ -148,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, name: str) -> object:
         siblings = [{"rfilename": path} for path in self.served.repos[repo]]
-        return {"id": name, "sha": self.served.commit(repo), "siblings": siblings, "tags": []}
+        about = {"tags": [], "private": False, "downloads": 0, "likes": 0}
+        return {"id": name, "sha": self.served.commit(repo), "siblings": siblings, **about}
 
     def _tree(self, repo: str) -> object:
         """List the files as large ones, which have a sha256."""

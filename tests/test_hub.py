@@ -43,7 +43,7 @@ def test_what_is_wanted_of_a_repository_is_downloaded(fetch):
         ("lab/missing", {}, "it could not be downloaded (the hub has no such repository, or it is private); correct its name, or log in"),
         ("lab/gated", {}, "it could not be downloaded (its owners must let you in); ask for access"),
         ("no name", {}, "run again"),
-        ("lab/here", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "refused); run again"),
+        ("lab/here", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "refused"),
         ("lab/here", {"HF_HUB_OFFLINE": "1"}, "offline mode is enabled"),
         ("lab/here", {"HF_ENDPOINT": "http://example.org"}, "refusing to download from http://example.org, which is not https"),
     ],
