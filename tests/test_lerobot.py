@@ -503,6 +503,7 @@ def test_names_of_demos_that_are_no_longer_true_are_refused(small, tmp_path, cap
     command = (f"lerobot:{tmp_path / 'set'}", "--out", tmp_path / "back.hdf5")
     for change, words in (
         ({"demos": ours["demos"][:2], "filter_keys": {}}, "is of 2 demos, and the set has 3 episodes; it was changed since"),
+        ({"demos": [*ours["demos"], "demo_0"]}, "is of 4 demos, and the set has 3 episodes"),
         ({"demos": ["../demo", "demo_1", "demo_2"]}, "has no names of demos, or filter keys of others; delete it"),
         ({"filter_keys": {"train": ["demo_9"]}}, "has no names of demos, or filter keys of others; delete it"),
     ):

@@ -19,6 +19,7 @@ PREFIX: Final = "lerobot:"
 INFO, OURS, EPISODES = "meta/info.json", "meta/robomimic.json", "meta/episodes"
 """Files that tell of a set: LeRobot's own, what of a robomimic file has no place there, and the folder with a table of the episodes."""
 _AGAIN: Final = "finish recording it, or download it again"
+_DEFAULT_NAMES: Final = "demo_0, demo_1, ..., without filter keys of their own"
 _NAME: Final = r"\w{5}\d+"  # of a demo, as robomimic sorts them
 
 
@@ -166,13 +167,10 @@ def _demo_names(place: Place, ours: Mapping[str, Any], count: int) -> list[str]:
         names = []
     if not names or not isinstance(chosen, dict) or not all(isinstance(each, list) and set(each) <= {*names} for each in chosen.values()):
         raise place.malformed(OURS, "has no names of demos, or filter keys of others", f"delete it: demos are then {_DEFAULT_NAMES}")
-    if len(set(names)) != count:
-        what = f"is of {len(set(names))} demos, and the set has {count} episodes"
+    if {len(names), len(set(names))} != {count}:
+        what = f"is of {len(names)} demos, and the set has {count} episodes"
         raise place.malformed(OURS, what, f"it was changed since: delete this file, and demos are {_DEFAULT_NAMES}")
     return names
-
-
-_DEFAULT_NAMES: Final = "demo_0, demo_1, ..., without filter keys of their own"
 
 
 def _splits(place: Place, info: Mapping[str, Any], names: list[str]) -> Iterator[tuple[str, list[str]]]:
