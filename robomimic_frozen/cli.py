@@ -130,8 +130,6 @@ _RENDERING: Final = ("cameras", "next_obs", "absolute_actions", "check")
     *executor_flags())  # fmt: skip
 def _data(arguments: Namespace) -> None:
     require_positive(arguments, "workers", "image_size", "fps")  # before a download
-    for library in ("httpx", "httpx2"):  # of huggingface_hub; they tell of every request, with its signature
-        logging.getLogger(library).setLevel(logging.WARNING)
     if arguments.to_lerobot is not None:
         refuse(arguments, "is of no use with --to-lerobot", "out", "image_size", *_RENDERING)
         _write_lerobot(arguments)

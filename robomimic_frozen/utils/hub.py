@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -34,6 +35,8 @@ def hub_errors_named(what: str, remedy: str, kind: type[RobomimicFrozenError] = 
 
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP library, another one in each major version
     require_https(constants.ENDPOINT, kind)
+    for library in ("httpx", "httpx2"):  # they tell of every request, with its signature
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         yield
     except GatedRepoError as error:
