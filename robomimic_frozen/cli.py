@@ -31,7 +31,7 @@ from robomimic_frozen.data.sources import RELEASED, default_view, find_source
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
 from robomimic_frozen.utils.files import already_there, new_file, require_writable
-from robomimic_frozen.utils.hub import REPOSITORY, is_repository
+from robomimic_frozen.utils.hub import repository_in
 from robomimic_frozen.utils.parallel import ThisProcess
 from robomimic_frozen.utils.urls import exists, is_url, upload_to
 
@@ -382,12 +382,10 @@ def _push(arguments: Namespace) -> None:
 def _fetch(arguments: Namespace) -> None:
     from robomimic_frozen.policies.hub import fetch_policy
 
-    repo = arguments.repo if is_url(arguments.repo) else f"{REPOSITORY}{arguments.repo}"
-    if not is_repository(repo):
-        raise ConfigError(f"{arguments.repo} is no repository of a policy; give hf://OWNER/NAME")
-    out = arguments.out or Path(f"{repo.rstrip('/').rpartition('/')[2].partition('@')[0]}.pth")
+    name, _ = repository_in(arguments.repo)
+    out = arguments.out or Path(f"{name.rpartition('/')[2]}.pth")
     with new_file(out) as beside:
-        shutil.copyfile(fetch_policy(repo), beside)
+        shutil.copyfile(fetch_policy(arguments.repo), beside)
     print(out)
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.core import FrozenResNetCore
-from robomimic_frozen.encoders.spec import settings_in
+from robomimic_frozen.encoders.spec import EncoderSpec, settings_in
 from robomimic_frozen.evaluation.evaluate import Summary
 from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in
 from robomimic_frozen.policies.portable import without_places
@@ -81,5 +81,6 @@ def _licences(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Return backbone -> licence of its pretrained weights, None where that is not known, of those that a policy contains."""
     encoder = config["observation"].get("encoder", {}).get("rgb", {})
     settings = settings_in(encoder["core_kwargs"]) if encoder.get("core_class") == FrozenResNetCore.__name__ else []
-    names = dict.fromkeys(each["rgb_model_name"] for each in settings if each["pretrained_encoder"])
+    pretrained = [each for each in settings if each.get("pretrained_encoder", EncoderSpec.pretrained_encoder)]
+    names = dict.fromkeys(each.get("rgb_model_name", EncoderSpec.rgb_model_name) for each in pretrained)
     return {name: get_backbone(name).licence for name in names}

@@ -17,7 +17,7 @@ from robomimic_frozen.evaluation.films import film_strip
 from robomimic_frozen.policies.checkpoints import environments_in, find_checkpoint, read_checkpoint
 from robomimic_frozen.policies.portable import write_portable
 from robomimic_frozen.simulation.environments import can_be_rolled_out
-from robomimic_frozen.utils.hub import hub_errors_named
+from robomimic_frozen.utils.hub import hub_errors_named, repository_in
 from robomimic_frozen.utils.parallel import Executor
 
 logger = logging.getLogger(__name__)
@@ -33,19 +33,20 @@ def push(place: str | Path, repo: str, episodes: int, seed: int, out: Path, exec
 
     Args:
         place: the checkpoint, or the folder of a run for its newest.
-        repo: OWNER/NAME, made where it is not there.
+        repo: OWNER/NAME, made where it is not there; also as hf://OWNER/NAME.
         episodes: to roll out for the page; 0 for none.
         seed: of the first episode.
         out: folder of results, as that of `eval`; what is there already is not done again.
         private: whether a repository that is made is one.
 
     Raises:
-        ConfigError: it is no checkpoint, or cannot be rolled out here.
+        ConfigError: it is no checkpoint, or cannot be rolled out here; `repo` is written otherwise.
         EpisodesFailedError: every episode ended in an error.
         RemoteFileError: nobody is logged in, or may not write there, or the network fails.
     """
     from huggingface_hub import HfApi
 
+    repo, _ = repository_in(repo)
     path = find_checkpoint(place, "CKPT")
     checkpoint = read_checkpoint(path, "CKPT")
     policy = load_policy(path, "cpu")

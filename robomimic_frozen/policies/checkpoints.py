@@ -28,7 +28,7 @@ def read_checkpoint(place: str | Path, setting: str) -> dict[str, Any]:
     """Read what robomimic saved at a path or URL; `setting` says where that came from. Raises ConfigError, or as `local_checkpoint`."""
     path = local_checkpoint(place)
     if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with {setting}")
+        raise ConfigError(f"checkpoint {path} does not exist; give the path of a .pth file with {setting}, or hf://OWNER/NAME")
     try:
         checkpoint = read_archive(path)
         checkpoint["algo_name"], checkpoint["config"], checkpoint["env_metadata"], checkpoint["model"]

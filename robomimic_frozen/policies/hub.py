@@ -12,7 +12,7 @@ import torch
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.portable import FILES, read_portable
 from robomimic_frozen.utils.files import atomic_write
-from robomimic_frozen.utils.hub import REPOSITORY, hub_errors_named
+from robomimic_frozen.utils.hub import hub_errors_named, repository_in
 from robomimic_frozen.utils.urls import LOCAL
 
 logger = logging.getLogger(__name__)
@@ -23,14 +23,14 @@ def fetch_policy(place: str, folder: Path = LOCAL) -> Path:
     huggingface_hub's own settings count (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, ...).
 
     Raises:
-        ConfigError: the repository holds no policy of this package.
+        ConfigError: that is written otherwise, or the repository holds no policy of this package.
         RemoteFileError: it is not there or private, or cannot be fetched.
     """
     from huggingface_hub import snapshot_download
 
-    name, _, revision = place.removeprefix(REPOSITORY).rstrip("/").partition("@")
+    name, revision = repository_in(place)
     with hub_errors_named(f"{place} could not be fetched", "check the name and the network, and run again"):
-        snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     if missing := [file for file in FILES if not (snapshot / file).is_file()]:
         raise ConfigError(f"{place} holds no policy of this package, for it lacks {missing[0]}; give one that robomimic-frozen push made")
     logger.info("%s is at commit %s", place, snapshot.name)

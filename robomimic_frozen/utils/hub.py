@@ -9,15 +9,28 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from robomimic_frozen.errors import RemoteFileError, RobomimicFrozenError, first_line
+from robomimic_frozen.errors import ConfigError, RemoteFileError, RobomimicFrozenError, first_line
 
 REPOSITORY: Final = "hf://"
+_NAME: Final = re.compile(r"(?!datasets/|spaces/)(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/?")
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def is_repository(place: object) -> bool:
     """Return whether it is `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`: a repository of a model, and not a file in one."""
-    return isinstance(place, str) and re.fullmatch(rf"{REPOSITORY}(?!datasets/|spaces/)[^/@]+/[^/@]+(@[^/]+)?/?", place) is not None
+    return isinstance(place, str) and place.startswith(REPOSITORY) and _NAME.fullmatch(place.removeprefix(REPOSITORY)) is not None
+
+
+def repository_in(text: str) -> tuple[str, str | None]:
+    """Return OWNER/NAME and the revision, None for the newest, of `hf://OWNER/NAME@REVISION`, also without its beginning or its end.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    found = _NAME.fullmatch(text.removeprefix(REPOSITORY))
+    if found is None:
+        raise ConfigError(f"{text} is no repository of a policy; give hf://OWNER/NAME")
+    return found["name"], found["revision"]
 
 
 @contextlib.contextmanager
