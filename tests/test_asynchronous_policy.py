@@ -86,7 +86,8 @@ def test_with_no_time_to_lose_it_acts_as_the_policy_does():
     expected = [policy.act(observed(step)) for step in range(HORIZON)]
     asynchronous = AsynchronousPolicy(policy)
     for _ in range(2):
-        np.testing.assert_array_equal([asynchronous.act(observed(step)) for step in range(HORIZON)], expected)
+        # Before the last one a next chunk is asked for, and may be there at once.
+        np.testing.assert_array_equal([asynchronous.act(observed(step)) for step in range(HORIZON - 1)], expected[:-1])
         assert asynchronous.latency > 0
         asynchronous.reset()
 

@@ -103,5 +103,5 @@ def test_the_loop_of_the_document_drives_a_robot_at_its_rate(tmp_path, monkeypat
     exec(compile(loop.replace("range(400)", "range(30)"), "docs/robot.md", "exec"), {})
     (robot,) = robots
     assert len(robot.times) == 30
-    assert robot.times[-1] - robot.times[0] >= 28 / 20  # it is never ahead of its 20 Hz by more than a step
+    assert robot.times[-1] - robot.times[0] >= 28 / 20  # never faster than 20 Hz, but for one step
     assert "a chunk took 0." in capsys.readouterr().out

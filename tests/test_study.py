@@ -67,8 +67,8 @@ def write_plan(tmp_path):
 @pytest.mark.sim
 def test_a_study_is_run_once_reported_and_never_mixed_with_results_of_other_settings(lift_dataset, write_plan, tmp_path, monkeypatch):
     # A process for each of six evaluations would take longer than they do.
-    for module in ("study", "report"):
-        monkeypatch.setattr(f"robomimic_frozen.study.{module}.Processes", lambda workers: ThisProcess())
+    for module in ("study.study", "evaluation.films"):
+        monkeypatch.setattr(f"robomimic_frozen.{module}.Processes", lambda workers: ThisProcess())
     out = tmp_path / "out"
     plan = read_plan(write_plan(**content(lift_dataset)))
     run_study(plan, out, ThisProcess(), 1)
