@@ -356,7 +356,7 @@ def _info(arguments: Namespace) -> None:
 @command("push", "share a policy on the Hugging Face hub",
     "Share the policy of a checkpoint as a repository of the Hugging Face hub, as safetensors and JSON, with a page that says how well it "
     "does in rollouts. Those are as `eval` makes them, and what is done already is not done again. No path or name of this machine is "
-    "shared. Log in before: hf auth login.",
+    "shared. Log in before: hf auth login, or HF_TOKEN.",
     flag("checkpoint", "a checkpoint, or the folder of a run for its newest", metavar="CKPT"),
     flag("repo", "OWNER/NAME, made where it is not there", metavar="REPO"),
     flag("--episodes", "to roll out for the page; 0 for none (%(default)s)", 50),
@@ -365,6 +365,8 @@ def _info(arguments: Namespace) -> None:
     flag("--private", "make a repository that only you see", False),
     *executor_flags())  # fmt: skip
 def _push(arguments: Namespace) -> None:
+    if arguments.episodes:
+        require_positive(arguments, "episodes")
     require_writable(arguments.out)
     with executor_of(arguments) as executor:
         register()

@@ -24,17 +24,19 @@ class Hub:
     Attributes:
         repos: "OWNER/NAME" of a repository of a model, "datasets/OWNER/NAME" of one of a dataset -> path of a file -> its content.
         gated: those of them that let nobody in.
+        private: those that only their owner sees.
         sha256: of a content, where another one is announced for its path.
         breaks_after: bytes of the first answer with content, after which the connection breaks.
         storage: address that downloads are sent on to; None for the right one.
         url: address of the server.
         ranges: of which bytes contents were asked for.
         fetched: paths of contents that were asked for.
-        rights: of whoever has a token: "read" or "write".
+        rights: of whoever has a token: to "read", to "create" repositories, or to "write" to them, too.
     """
 
     repos: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
+    private: set[str] = field(default_factory=set)
     sha256: dict[str, str] = field(default_factory=dict)
     breaks_after: int | None = None
     storage: str | None = None
@@ -86,16 +88,23 @@ class _Handler(BaseHTTPRequestHandler):
         path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers["Content-Length"]))
         if path == "/api/validate-yaml":
             self._send_json({"errors": [], "warnings": []}, with_content=True)
-        elif self.served.rights != "write":
+        elif self.served.rights not in ("write", "create" if path == "/api/repos/create" else ""):
             self._refuse(403, "")
         elif path == "/api/repos/create":
             wanted = json.loads(body)
             repo = f"{wanted.get('organization') or 'lab'}/{wanted['name']}"
             self.served.repos.setdefault(repo, {})
+            self.served.private |= {repo} if wanted.get("private") or wanted.get("visibility") == "private" else set()
             self._send_json({"url": f"{self.served.url}/{repo}", "name": repo, "id": repo}, with_content=True)
         else:
             _, _, _, owner, name, what, _ = path.split("/")
             self._send_json(getattr(self, f"_{what}")(f"{owner}/{name}", body), with_content=True)
+
+    def do_DELETE(self) -> None:
+        """Delete a repository."""
+        wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        del self.served.repos[f"{wanted.get('organization') or 'lab'}/{wanted['name']}"]
+        self._send_json({}, with_content=True)
 
     def _preupload(self, repo: str, body: bytes) -> object:
         return {"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]}
@@ -148,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, name: str) -> object:
         siblings = [{"rfilename": path} for path in self.served.repos[repo]]
-        about = {"tags": [], "private": False, "downloads": 0, "likes": 0}
+        about = {"tags": [], "private": repo in self.served.private, "downloads": 0, "likes": 0}
         return {"id": name, "sha": self.served.commit(repo), "siblings": siblings, **about}
 
     def _tree(self, repo: str) -> object:

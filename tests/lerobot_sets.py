@@ -1,4 +1,4 @@
-"""LeRobot sets (v3) for tests, written with pyarrow and PyAV as LeRobot lays them out: several episodes in each file."""
+"""LeRobot datasets (v3) for tests, written with pyarrow and PyAV as LeRobot lays them out: several episodes in each file."""
 
 from __future__ import annotations
 

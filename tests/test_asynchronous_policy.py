@@ -10,6 +10,7 @@ import torch
 from policies import make_config, make_policy
 from test_load_policy import loaded, observed
 
+from robomimic_frozen.deployment import asynchronous as asynchronous_module
 from robomimic_frozen.deployment.asynchronous import AsynchronousPolicy
 from robomimic_frozen.errors import ConfigError, ObservationError
 
@@ -23,7 +24,7 @@ class Planned:
         self.count, self.ready, self.given = 0, threading.Semaphore(0), []
         policy.sample_chunks = self
 
-    def __call__(self, stacked, generators):
+    def __call__(self, stacked, generators, goals):
         number, self.count = self.count, self.count + 1
         self.given.append(stacked[0]["robot0_eef_pos"])
         if number:
@@ -68,17 +69,33 @@ def test_the_next_chunk_fades_in_over_what_is_left_of_the_present_one(planned):
     assert asynchronous.delay == 2 and asynchronous.waits == 0
 
 
-def test_a_slow_network_is_waited_for_once_and_asked_earlier_from_then_on(planned):
-    policy, plans = planned
+def test_a_network_that_is_too_slow_is_waited_for_and_asked_earlier_from_then_on(monkeypatch):
+    # By a clock of its own: a step takes 1 s, and a chunk takes 3 s, where the horizon leaves one step.
+    policy = loaded(make_policy(make_config(horizon=HORIZON, act_steps=HORIZON - 1)))
+    now, asked = [0.0], []
+    monkeypatch.setattr(asynchronous_module.time, "perf_counter", lambda: now[0])
     asynchronous = AsynchronousPolicy(policy, "skip")
-    threading.Timer(0.2, lambda: plans.ready.release(50)).start()
-    first = [float(asynchronous.act(observed())[0]) for _ in range(HORIZON)]
-    assert first == list(range(HORIZON))
-    assert asynchronous.act(observed())[0] == 104
-    assert asynchronous.waits == 1 and asynchronous.delay == 4
-    asynchronous.delay = 6
-    assert asynchronous.act(observed())[0] == 105
-    assert asynchronous._next is not None  # at step 5 of this chunk, for 6 would leave too little
+
+    class Slow:
+        """A chunk that is there 3 s after it was asked for."""
+
+        def __init__(self) -> None:
+            self.there_at = now[0] + 3
+            asked.append(asynchronous._place)
+
+        def done(self):
+            return now[0] >= self.there_at
+
+        def result(self):
+            now[0] = max(now[0], self.there_at)
+            return torch.zeros(HORIZON, 7)
+
+    monkeypatch.setattr(asynchronous._thread, "submit", lambda *_: Slow())
+    for _ in range(40):
+        asynchronous.act(observed())
+        now[0] += 1
+    assert asked[0] == 7 and set(asked[1:]) == {5}
+    assert asynchronous.waits == 1 and asynchronous.delay == 3
 
 
 def test_with_no_time_to_lose_it_acts_as_the_policy_does():
@@ -114,6 +131,8 @@ def test_an_error_in_the_background_is_raised_where_one_acts(planned):
     wait([asynchronous._next])
     with pytest.raises(ZeroDivisionError):
         asynchronous.act(observed())
+    policy.sample_chunks = plans
+    assert asynchronous.act(observed())[0] == ACT_STEPS + 1  # the present chunk goes on
 
 
 def test_what_it_cannot_do_is_one_line(planned):

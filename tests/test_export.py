@@ -104,6 +104,11 @@ def test_what_is_not_exported_is_one_line_and_nothing_is_written(write, tmp_path
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert cli.main(["export", str(checkpoint), "--out", str(tmp_path / "a.onnx")]) == 1
     assert "pip install 'robomimic_frozen[export]'" in capsys.readouterr().err.splitlines()[-1]
+    config = make_config()
+    config.train.hdf5_normalize_obs = True
+    normalised = save(make_policy(config), tmp_path / "small.pth", shape_metadata=SHAPES)
+    assert cli.main(["export", str(normalised), "--out", str(tmp_path / "a.onnx")]) == 1
+    assert "was trained with train.hdf5_normalize_obs, which is not exported" in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "b.onnx").touch()
     assert cli.main(["export", str(checkpoint), "--out", str(tmp_path / "b.onnx")]) == 1
     assert "exists already" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""LeRobot sets to robomimic's HDF5 and back: nothing lost on the way, one line where something is wrong, and training on what comes out."""
+"""LeRobot datasets (v3) to robomimic HDF5 and back, one line where something is wrong, and training on what comes out."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_images_are_scaled_and_features_are_mapped_as_the_user_says(tmp_path, ca
         ({"next.success": "bool"}, (), "next.success is nothing that a demo has; give it a key (--map next.success=KEY), or leave it out"),
         ({"observation.top_image": "int64"}, (), f"{CAMERA} and observation.top_image are both top_image of a demo; give one another key"),
         ({}, ("--map", "observation.stat=x"), "which the set does not have; did you mean 'observation.state'?"),
-        ({}, ("--map", "observation.state=a+b"), "joins keys, which only writing a LeRobot set does; name one key"),
+        ({}, ("--map", "observation.state=a+b"), "joins keys, which only writing a LeRobot dataset does; name one key"),
         ({}, ("--map", "action="), "no feature is the actions of a demo; say which is: --map FEATURE=actions"),
         ({}, ("--map", "observation.state=rewards"), "is [3], and rewards are one number for each step; give it another key"),
         ({}, ("--map", "observation.state"), "is not understood; write FEATURE=KEY"),
@@ -183,7 +183,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
-@pytest.mark.fault("a LeRobot set that is half-written or damaged, or whose frame rates differ", "one line, no file")
+@pytest.mark.fault("a LeRobot dataset that is half-written or damaged, or whose frame rates differ", "one line, no file")
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_set_that_is_not_whole_is_one_line_and_leaves_no_file(folder, tmp_path, capsys, case):
     damage, words = DAMAGE[case]
@@ -258,13 +258,13 @@ def test_of_a_set_at_the_hub_each_file_is_fetched_once_when_it_is_needed(folder,
         assert "top_image" in file["data/demo_2/obs"] and list(again["data/demo_2/obs"]) == ["state"]
 
 
-@pytest.mark.fault("a LeRobot set at the hub that is missing, private or half there, or no network", "one line, no file")
+@pytest.mark.fault("a LeRobot dataset at the hub that is missing, private or half there, or no network", "one line, no file")
 @pytest.mark.parametrize(
     ("source", "settings", "words"),
     [
         ("lab/other", {}, "lab/other is no folder here, and its metadata could not be downloaded .* no such repository, or it is private"),
         ("lab/gated", {}, "its owners must let you in"),
-        ("lab/set", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "run again, or download the set elsewhere and give its folder"),
+        ("lab/set", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "run again, or download the dataset elsewhere and give its folder"),
         ("lab/set", {}, f"{VIDEO} of lab/set could not be downloaded .*; run again, what is done is kept"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from policies import OBS_SHAPES, make_config, make_policy
 from robomimic.algo import algo_factory
 from robomimic.config import config_factory
+from test_two_stages import save
 from untrained import HORIZON, write_untrained_checkpoint
 
 import robomimic_frozen
@@ -113,7 +114,7 @@ def test_what_a_recurrent_policy_of_robomimic_remembers_is_that_of_each_environm
         actions = together.act(observed(step, 2))
         single = alone.act({key: value[1] for key, value in observed(step, 2).items() if key in OBS_SHAPES})
         np.testing.assert_allclose(actions[1], single, atol=1e-6)
-    with pytest.raises(ConfigError, match="of fbc_frozen, and this is bc_frozen; leave overlap out"):
+    with pytest.raises(ConfigError, match="is of bc_frozen, and not of fbc_frozen without goals; act with load_policy, without overlap"):
         AsynchronousPolicy(alone)
 
 
@@ -129,6 +130,34 @@ def test_a_policy_conditioned_on_goals_takes_one():
     assert far.shape == near.shape == (7,)
     with pytest.raises(ObservationError, match="conditioned on goals, and none is given"):
         policy.act(observed())
+    with pytest.raises(ConfigError, match="is conditioned on goals, and not of"):
+        AsynchronousPolicy(policy)
+
+
+def test_goals_and_images_are_taken_as_they_come_where_robomimic_normalises_observations():
+    config = make_config(act_steps=1)
+    config.observation.modalities.goal.rgb = ["agentview_image"]
+    config.train.goal_mode, config.train.hdf5_load_next_obs = "last", True
+    policy = loaded(make_policy(config))
+    policy._policy.obs_normalization_stats = {
+        "robot0_eef_pos": {name: np.full((1, 3), value) for name, value in (("mean", 1.0), ("std", 2.0), ("offset", 1.0), ("scale", 2.0))}
+    }
+    flipped = observed()["agentview_image"][::-1]
+    assert policy.act({**observed(), "agentview_image": flipped}, goal={"agentview_image": flipped}).shape == (7,)
+
+
+def test_a_policy_that_is_loaded_later_leaves_the_first_one_as_it_was(tmp_path):
+    first = make_config(act_steps=1)
+    path = save(make_policy(first), tmp_path / "first.pth", shape_metadata={"all_shapes": OBS_SHAPES, "ac_dim": 7})
+    second = make_config()
+    second.observation.modalities.obs.rgb = ["other_image"]
+    shapes = {"other_image": (3, 32, 32), "robot0_eef_pos": (3,)}
+    other = save(make_policy(second, shapes), tmp_path / "other.pth", shape_metadata={"all_shapes": shapes, "ac_dim": 7})
+    one = robomimic_frozen.load_policy(path, "cpu")
+    expected = one.act(observed())
+    robomimic_frozen.load_policy(other, "cpu")
+    one.reset()
+    np.testing.assert_array_equal(one.act(observed()), expected)
 
 
 def test_frames_are_remembered_though_a_camera_writes_to_the_same_memory(small):
@@ -182,6 +211,8 @@ def test_another_number_of_environments_needs_a_reset(small):
     small.act(observed(0, 2))
     with pytest.raises(ObservationError, match=r"of 3 environments.*began with 2; call reset\(\)"):
         small.act(observed(0, 3))
+    with pytest.raises(ObservationError, match="reset names environment 5, and they are 0 to 1"):
+        small.reset([5])
     small.reset()
     assert small.act(observed(0, 3)).shape == (3, 7)
 

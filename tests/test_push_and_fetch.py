@@ -23,7 +23,7 @@ from untrained import HORIZON, write_untrained_checkpoint
 from robomimic_frozen.encoders.weights import restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.policies.checkpoints import read_checkpoint
-from robomimic_frozen.policies.portable import FILES, read_portable, without_places, write_portable
+from robomimic_frozen.policies.portable import FILES, DamagedPolicyError, read_portable, shareable_config, without_places, write_portable
 
 REPO = "lab/lift"
 
@@ -35,16 +35,28 @@ def hub():
 
 
 @pytest.fixture
-def run(hub, tmp_path):
-    """Runs a command in a process of its own, for huggingface_hub reads its settings when it is imported."""
+def start(hub, tmp_path):
+    """Runs Python in a process of its own, for huggingface_hub reads its settings when it is imported."""
 
-    def run(*words, **settings):
+    def start(*arguments, **settings):
         of_hub = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_x", "NO_PROXY": "*"}
         environment = {**os.environ, **of_hub, "HOME": str(tmp_path / "home"), **settings}
-        command = [sys.executable, "-m", "robomimic_frozen.cli", *map(str, words)]
+        command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
 
-    return run
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Runs a command."""
+    return lambda *words, **settings: start("-m", "robomimic_frozen.cli", *words, **settings)
+
+
+def share(hub: Hub, checkpoint: Path, folder: Path) -> None:
+    """Do what a push does, without a page."""
+    write_portable(read_checkpoint(checkpoint, "CKPT"), folder)
+    hub.repos[REPO] = {file: (folder / file).read_bytes() for file in FILES}
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +107,11 @@ def test_a_policy_is_rolled_out_pushed_fetched_and_acts_the_same(checkpoint, run
     described = output_of(run("info", f"hf://{REPO}"))
     assert "fbc_frozen" in described and "efficientnet_lite0" in described
     table = output_of(run("eval", f"hf://{REPO}", *settings, HF_HUB_OFFLINE="1"))
-    assert f"| hf://{REPO} | 0.00 | 0.00-0.66 | 2 |" in table
+    assert f"| hf://{REPO}@{hub.commit(REPO)} | 0.00 | 0.00-0.66 | 2 |" in table
 
 
 def test_a_run_starts_from_a_shared_policy(run, hub, tmp_path, checkpoint, lift_dataset):
-    output_of(run("push", checkpoint, REPO, "--episodes", 0))
-    assert "It was not rolled out for this page: no episodes were asked for." in hub.repos[REPO]["README.md"].decode()
+    share(hub, checkpoint, tmp_path)
     of_run = {
         "train.output_dir": str(tmp_path / "runs"), "train.num_epochs": 1, "experiment.epoch_every_n_steps": 2, "train.batch_size": 2,
         "experiment.rollout.enabled": False, "experiment.render_video": False, "train.cuda": False, "algo.feature_cache.enabled": False,
@@ -141,6 +152,14 @@ def test_as_safetensors_and_json_a_policy_is_the_same_and_holds_frozen_weights_a
         (r"C:\Users\jane\lift.hdf5", "lift.hdf5"),
         (r"\\server\jane\lift.hdf5", "lift.hdf5"),
         ("saved in /home/jane/runs, by hand", "saved in runs, by hand"),
+        ("/home/Jane Doe/o'brien/lift.hdf5", "lift.hdf5"),
+        ("~jane/data/lift.hdf5", "lift.hdf5"),
+        ("cluster:/home/jane/lift.hdf5", "lift.hdf5"),
+        ("jane@gpu01:/data/lift.hdf5", "lift.hdf5"),
+        ("../../jane/lift.hdf5", "lift.hdf5"),
+        ("https://jane:secret@example.org", ""),
+        ("https://example.org/jane/lift.hdf5?X-Amz-Signature=secret", "lift.hdf5"),
+        ("hf://lab/lift@v1", "hf://lab/lift@v1"),
         ("obs/agentview_image", "obs/agentview_image"),
         ("action_dict/abs_pos and/or 1/2", "action_dict/abs_pos and/or 1/2"),
         ("OSC_POSE", "OSC_POSE"),
@@ -150,33 +169,60 @@ def test_of_paths_and_urls_their_last_part_is_shared(text, left):
     assert without_places({"a": [text, 1, None]}) == {"a": [left, 1, None]}
 
 
+def test_of_a_config_no_place_is_shared_also_where_it_is_a_relative_one():
+    config = json.loads(make_config(init_from="jane/stage1.pth").dump())
+    config["train"]["data"], config["train"]["output_dir"] = "jane/lift.hdf5", "/home/jane"
+    config["algo"]["feature_cache"]["dir"] = "/home/jane"
+    config["observation"]["encoder"]["rgb"]["core_kwargs"]["weights"] = "jane/weights.pth"
+    shared = shareable_config(config)
+    assert "jane" not in json.dumps(shared)
+    assert (shared["train"]["data"], shared["algo"]["init_from"]) == ("lift.hdf5", "stage1.pth")
+    assert shared["train"]["output_dir"] == "runs" and shared["algo"]["feature_cache"]["dir"] is None
+    of_several = shareable_config({**config, "train": {**config["train"], "data": [{"path": "jane/a.hdf5", "weight": 2}]}})
+    assert of_several["train"]["data"] == [{"path": "a.hdf5", "weight": 2}]
+
+
 @pytest.mark.fault("a shared policy whose file is damaged", "removed, said in one line; the next run downloads it again")
 def test_a_damaged_policy_is_refused_and_fetched_again(checkpoint, run, hub, tmp_path):
-    output_of(run("push", checkpoint, REPO, "--episodes", 0))
+    share(hub, checkpoint, tmp_path)
     whole = hub.repos[REPO][FILES[1]]
     hub.repos[REPO][FILES[1]] = whole[:-1] + bytes([whole[-1] ^ 1])
-    assert "damaged: the sha256 of policy.safetensors is another one" in error_of(run("info", f"hf://{REPO}"))
+    assert "policy.safetensors is damaged, for its sha256 is another one" in error_of(run("info", f"hf://{REPO}"))
     assert not list((tmp_path / "home").rglob("*.pth"))
     hub.repos[REPO][FILES[1]] = whole
     assert "fbc_frozen" in output_of(run("info", f"hf://{REPO}"))
 
 
-BAD_REPOSITORIES = {
-    "missing or private": (["info", "hf://lab/absent"], {}, "the hub has no such repository, or it is private"),
-    "gated": (["info", "hf://lab/gated"], {}, "its owners must let you in"),
-    "of something else": (["info", "hf://lab/other"], {}, "holds no policy of this package, for it lacks policy.json"),
-    "no network": (["eval", f"hf://{REPO}"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, f"hf://{REPO} could not be fetched (.*)"),
-    "offline": (["fetch", REPO], {"HF_HUB_OFFLINE": "1"}, "could not be fetched"),
-    "no name": (["fetch", "lift"], {}, "lift is no repository of a policy; give hf://OWNER/NAME"),
-}
+# Runs commands in one process, and prints the status and the last line of what each says.
+SEVERAL = """
+import contextlib, io, json, sys
+from robomimic_frozen import cli
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = cli.main(words)
+    print(json.dumps([status, errors.getvalue().strip().splitlines()[-1]]))
+"""
+NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+BAD_REPOSITORIES = [
+    ({}, ["info", "hf://lab/absent"], "the hub has no such repository, or it is private"),
+    ({}, ["info", "hf://lab/gated"], "its owners must let you in"),
+    ({}, ["info", "hf://lab/other"], "holds no policy of this package, for it lacks policy.json"),
+    ({}, ["fetch", "lift"], "lift is no OWNER/NAME of a repository at the hub"),
+    ({}, ["fetch", "hf://lab/../../lift"], "is no OWNER/NAME"),
+    (NOWHERE, ["eval", f"hf://{REPO}"], rf"hf://{REPO} could not be fetched \(.*\); check the name and the network"),
+    ({"HF_HUB_OFFLINE": "1"}, ["fetch", REPO], "could not be fetched"),
+]
 
 
-@pytest.mark.parametrize("case", BAD_REPOSITORIES)
-def test_a_repository_that_gives_no_policy_is_one_line_and_nothing_is_written(case, run, tmp_path):
-    words, settings, message = BAD_REPOSITORIES[case]
-    error = error_of(run(*words, **settings))
-    assert re.search(message, error), error
-    assert error.startswith(f"robomimic-frozen {words[0]}: ")
+@pytest.mark.parametrize("settings", [{}, NOWHERE, {"HF_HUB_OFFLINE": "1"}], ids=["hub", "no network", "offline"])
+def test_a_repository_that_gives_no_policy_is_one_line_and_nothing_is_written(settings, start, tmp_path):
+    cases = [(words, message) for of_case, words, message in BAD_REPOSITORIES if of_case == settings]
+    printed = output_of(start("-c", SEVERAL, json.dumps([words for words, _ in cases]), **settings))
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("[1, ")]
+    assert len(answers) == len(cases)
+    for (words, message), (_, error) in zip(cases, answers, strict=True):
+        assert re.search(message, error), error
+        assert error.startswith(f"robomimic-frozen {words[0]}: ")
     assert not list(tmp_path.rglob("*.pth"))
 
 
@@ -184,10 +230,11 @@ def test_a_repository_that_gives_no_policy_is_one_line_and_nothing_is_written(ca
 @pytest.mark.parametrize(
     ("rights", "settings", "words"),
     [
-        ("write", {"HF_TOKEN": ""}, "lab/lift cannot be written to .*; log in with a token that may write: hf auth login"),
-        ("read", {}, r"lab/lift cannot be written to \(the token may only read\); log in with a token that may write: hf auth login"),
-        ("write", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "lab/lift cannot be written to"),
+        ("write", {"HF_TOKEN": ""}, "lab/lift cannot be written to .*; log in"),
+        ("read", {}, r"cannot be written to \(the token may only read\); log in \(hf auth login, or HF_TOKEN\) with a token"),
+        ("write", NOWHERE, "lab/lift cannot be written to"),
     ],
+    ids=["no token", "a token that may read", "no network"],
 )
 def test_a_push_that_may_not_write_is_refused_before_anything_is_rolled_out(rights, settings, words, checkpoint, run, hub, tmp_path):
     hub.rights = rights
@@ -197,16 +244,42 @@ def test_a_push_that_may_not_write_is_refused_before_anything_is_rolled_out(righ
     assert not (tmp_path / "eval").exists()
 
 
+@pytest.mark.fault("a push to a repository of something else or a public one, and one whose upload fails", "one line; the hub is as it was")
+def test_a_push_leaves_other_repositories_alone_and_none_half_written(checkpoint, start, hub):
+    hub.repos["lab/public"] = {FILES[0]: b"{}", "README.md": b"mine"}
+    hub.repos["lab/of_others"], hub.rights = {}, "create"
+    before = {name: dict(files) for name, files in hub.repos.items()}
+    wanted = {
+        ("lab/other",): "holds something else than a policy of this package .model.bin.; choose another name",
+        ("lab/public", "--private"): "lab/public is there, and public; make it private on its page, or leave out --private",
+        ("lab/new@v1",): "what is pushed becomes the newest one; leave out @v1",
+        ("lab/new",): "lab/new could not be written .*403.*; check your rights",
+        ("lab/of_others",): "lab/of_others could not be written",
+    }
+    commands = [["push", str(checkpoint), *words, "--episodes", "0"] for words in wanted]
+    answers = [json.loads(line) for line in output_of(start("-c", SEVERAL, json.dumps(commands))).splitlines() if line.startswith("[1, ")]
+    assert len(answers) == len(wanted)
+    for (_, error), message in zip(answers, wanted.values(), strict=True):
+        assert re.search(message, error), error
+    assert hub.repos == before
+
+
 def test_a_policy_without_an_environment_is_shared_and_its_page_says_so(checkpoint, run, hub, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "env_metadata": {"env_name": "so101", "type": -1, "env_kwargs": {}}}, tmp_path / "real.pth")
-    output_of(run("push", tmp_path / "real.pth", "lab/real"))
-    assert "It was not rolled out for this page: there is no environment of its task." in hub.repos["lab/real"]["README.md"].decode()
+    output_of(run("push", tmp_path / "real.pth", "lab/real", "--private"))
+    assert hub.private == {"lab/real"}
+    page = hub.repos["lab/real"]["README.md"].decode()
+    assert "It was not rolled out for this page: its demonstrations have no environment to roll it out in." in page
 
 
-def test_what_is_no_portable_policy_is_one_line(tmp_path):
-    for content in ("{}", "[]", "no JSON", '{"format": 99}'):
+def test_what_is_no_portable_policy_is_one_line_and_a_later_format_is_not_called_damaged(tmp_path):
+    for content in ("{}", "[]", "no JSON"):
         (tmp_path / FILES[0]).write_text(content)
-        with pytest.raises(ConfigError, match="holds no policy of robomimic_frozen") as caught:
+        with pytest.raises(DamagedPolicyError, match="describes no policy of this package") as caught:
             read_portable(*(tmp_path / file for file in FILES))
         assert "\n" not in str(caught.value)
+    (tmp_path / FILES[0]).write_text('{"format": 99, "sha256": "", "checkpoint": {}}')
+    with pytest.raises(ConfigError, match="is of format 99, and this version reads 1; pip install -U") as caught:
+        read_portable(*(tmp_path / file for file in FILES))
+    assert not isinstance(caught.value, DamagedPolicyError)

@@ -15,8 +15,8 @@ from robomimic_frozen.encoders.backbones import get_backbone
 from robomimic_frozen.encoders.core import FrozenResNetCore
 from robomimic_frozen.encoders.spec import EncoderSpec, settings_in
 from robomimic_frozen.evaluation.evaluate import Summary
-from robomimic_frozen.policies.checkpoints import describe_checkpoint, environments_in
-from robomimic_frozen.policies.portable import without_places
+from robomimic_frozen.policies.checkpoints import describe, environments_in
+from robomimic_frozen.policies.portable import shareable_config
 from robomimic_frozen.utils.files import sha256_of
 from robomimic_frozen.utils.machine import PACKAGES, code_version, installed_version
 
@@ -46,6 +46,7 @@ def write_card(
         picture: name of a picture beside the page; None for none.
     """
     config, metadata = json.loads(checkpoint["config"]), environments_in(checkpoint)[0]
+    shared = shareable_config(config)
     task = str(metadata["env_name"])
     robots = metadata["env_kwargs"].get("robots", [])
     card = ModelCard.from_template(
@@ -59,14 +60,14 @@ def write_card(
         template_path=str(_TEMPLATE),
         repo=repo, name=repo.rpartition("/")[2], task=task, robots=robots if isinstance(robots, str) else ", ".join(robots),
         observations={key: list(shape) for key, shape in observations.items()}, result=result, why_not=why_not, picture=picture,
-        facts=list(_facts(place, config)), licences=_licences(config), config=json.dumps(without_places(config), indent=2),
+        facts=[*describe({**checkpoint, "config": json.dumps(shared)}, place), *_facts(config)], licences=_licences(config),
+        config=json.dumps(shared, indent=2),
     )  # fmt: skip
     card.save(path)
 
 
-def _facts(place: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (what, its value) of what a policy is made of, and what it was rolled out with."""
-    yield from ((what.strip(), without_places(value)) for what, value in describe_checkpoint(place))
+def _facts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (what, its value) of the data that a policy was trained on, and of what it was rolled out with."""
     data = config["train"]["data"]
     for entry in data if isinstance(data, list) else [{"path": data}]:
         dataset = Path(str(entry["path"]))

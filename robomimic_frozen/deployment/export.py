@@ -20,6 +20,7 @@ from robomimic_frozen.deployment.loading import load_policy
 from robomimic_frozen.deployment.policy import Policy
 from robomimic_frozen.encoders.vision import VisionBackbone
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError, first_line
+from robomimic_frozen.integration.versions import as_environments_give
 from robomimic_frozen.policies.fbc import FBC
 
 FORMATS: Final[Mapping[str, str]] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -69,14 +70,14 @@ def export_policy(place: str | Path, out: Path, format: str) -> float:
         format: one of `FORMATS`; 'onnx' for ONNX, 'torch' for what `torch.export.load` reads.
 
     Raises:
-        ConfigError: it is another algorithm, or is conditioned on goals; a package is missing.
+        ConfigError: it is another algorithm, conditioned on goals, or normalises as robomimic itself does; a package is missing.
         ExportError: the difference is more than TOLERANCE.
     """
     policy = load_policy(place, "cpu")
     assert isinstance(policy, Policy)
     algo = policy.planner
-    if algo.goal_shapes:
-        raise ConfigError(f"{place} is conditioned on goals, which the graph has no input for; act with load_policy")
+    if algo.global_config.train.hdf5_normalize_obs:
+        raise ConfigError(f"{place} was trained with train.hdf5_normalize_obs, which is not exported; algo.obs_normalization is")
     graph, inputs = PolicyGraph(algo), _examples(policy)
     batch = torch.export.Dim("batch")
     shapes = {"observation": {key: {0: batch} for key in policy.observations}, _NOISE: {0: batch}}
@@ -85,7 +86,7 @@ def export_policy(place: str | Path, out: Path, format: str) -> float:
     description = _describe(policy)
     given = {**inputs["observation"], _NOISE: inputs[_NOISE]}
     made = _write_onnx(program, out, given, description) if format == "onnx" else _write_torch(program, out, inputs, description)
-    difference = float((made - _expected(algo, inputs)).abs().max())
+    difference = float((made - _expected(policy, inputs["observation"])).abs().max())
     if not difference <= TOLERANCE:
         raise ExportError(f"the exported graph differs from {place} by {difference:.2g}, more than {TOLERANCE:g}; please report this")
     return difference
@@ -102,7 +103,18 @@ def _examples(policy: Policy) -> dict[str, Any]:
             observation[key] = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
         else:
             observation[key] = algo.nets["normalization"].observations_in_units({key: torch.randn(size, generator=generator)})[key]
-    return {"observation": observation, _NOISE: algo.draw_noise(_EXAMPLES, generator)}
+    return {"observation": observation, _NOISE: torch.cat([algo.draw_noise(1, each) for each in _generators()])}
+
+
+def _generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(_EXAMPLES)]
+
+
+def _expected(policy: Policy, observation: Mapping[str, Tensor]) -> Tensor:
+    """Return the actions of the policy itself, as it acts, from the same noise."""
+    each = [as_environments_give({key: value[index].numpy() for key, value in observation.items()}) for index in range(_EXAMPLES)]
+    chunks = policy.sample_chunks(each, _generators(), [None] * _EXAMPLES)
+    return policy.planner.nets["normalization"].in_units(chunks)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, inputs: Mapping[str, Tensor], description: Mapping[str, Any]) -> Tensor:
@@ -132,7 +144,8 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, inputs: Mapp
 
 
 def _describe(policy: Policy) -> dict[str, Any]:
-    algo, normalization = policy.planner, policy.planner.nets["normalization"]
+    algo = policy.planner
+    normalization = algo.nets["normalization"]
     return {
         "version": __version__,
         "observations": {key: list(shape) for key, shape in policy.observations.items()},
@@ -158,8 +171,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for each, level in zip(loggers, levels, strict=True):
                 each.setLevel(level)
-
-
-def _expected(algo: FBC, inputs: Mapping[str, Any]) -> Tensor:
-    obs = {key: ObsUtils.process_obs(value, obs_key=key).float() for key, value in inputs["observation"].items()}
-    return algo.nets["normalization"].in_units(algo.sample_chunks(obs, inputs[_NOISE]))

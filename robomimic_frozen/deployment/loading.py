@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import robomimic.utils.file_utils as FileUtils
+import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.torch_utils as TorchUtils
 import torch
 
@@ -29,7 +30,8 @@ def load_policy(place: str | Path, device: str | None = None, overlap: str | Non
             computes a chunk when it is needed.
 
     Raises:
-        ConfigError: it is no checkpoint, or of an algorithm that is made of several policies or, with `overlap`, does not plan chunks.
+        ConfigError: it is no checkpoint, or of an algorithm that is made of several policies; or with `overlap`, of another than
+            `fbc_frozen`, or conditioned on goals.
         RemoteFileError: it cannot be fetched.
         WeightsError: frozen weights that it refers to cannot be had here.
     """
@@ -40,5 +42,8 @@ def load_policy(place: str | Path, device: str | None = None, overlap: str | Non
         parts = ", ".join(config.observation)
         raise ConfigError(f"checkpoint {place} is made of several policies ({parts}); roll it out with robomimic's run_trained_agent.py")
     chosen = TorchUtils.get_torch_device(try_to_use_cuda=True) if device is None else torch.device(device)
+    earlier = dict(ObsUtils.OBS_KEYS_TO_MODALITIES or {})  # of policies that were loaded before, which robomimic would forget
     policy = Policy(FileUtils.policy_from_checkpoint(ckpt_dict=checkpoint, device=chosen)[0])
+    for key in earlier.keys() - ObsUtils.OBS_KEYS_TO_MODALITIES.keys():
+        ObsUtils.OBS_KEYS_TO_MODALITIES[key] = earlier[key]
     return policy if overlap is None else AsynchronousPolicy(policy, overlap)

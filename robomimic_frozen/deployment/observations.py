@@ -46,7 +46,7 @@ def split_batch(observation: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
 
 
 def _checked(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(value)
+    array = np.ascontiguousarray(value)  # torch takes no image that was flipped in place
     where = f"observation {key!r}"
     if array.shape[-len(shape) :] != shape or array.ndim > len(shape) + 1 or 0 in array.shape:
         remedy = "resize it as the demonstrations were" if _is_image(key) else "give what was recorded"

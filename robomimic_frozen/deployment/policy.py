@@ -36,11 +36,17 @@ class Policy:
         self._episodes: list[Episode] = []
 
     def reset(self, env_ids: Iterable[int] | None = None) -> None:
-        """Begin a new episode: in the environments of these numbers, or everywhere, after which there may be another number of them."""
+        """Begin a new episode: in the environments of these numbers, or everywhere, after which there may be another number of them.
+
+        Raises:
+            ObservationError: there is no environment of such a number.
+        """
         if env_ids is None:
             self._episodes = []
         elif self._episodes:
             for number in env_ids:
+                if not 0 <= number < len(self._episodes):
+                    raise ObservationError(f"reset names environment {number}, and they are 0 to {len(self._episodes) - 1}")
                 self._episodes[number] = self.new_episode()
 
     def act(self, observation: Mapping[str, Any], goal: Mapping[str, Any] | None = None) -> np.ndarray:
@@ -75,14 +81,15 @@ class Policy:
     def _next_actions(self, episodes: Sequence[Episode], goals: Sequence[Observation | None]) -> Iterable[np.ndarray]:
         """Return for each episode actions [act_steps, A], of other algorithms than FBC one at a time [1, A]."""
         algo = self._policy.policy
+        stacked = [episode.stacked() for episode in episodes]
         if not isinstance(algo, FBC):
-            given = [goal and as_environments_give(goal) for goal in goals]
-            return [episode.policy(ob=episode.stacked(), goal=goal)[None] for episode, goal in zip(episodes, given, strict=True)]
-        chunks = self.sample_chunks([episode.stacked() for episode in episodes], [episode.noise for episode in episodes], goals)
+            pairs = [_with_all_keys(obs, goal) for obs, goal in zip(stacked, goals, strict=True)]
+            return [episode.policy(ob=obs, goal=goal)[None] for episode, (obs, goal) in zip(episodes, pairs, strict=True)]
+        chunks = self.sample_chunks(stacked, [episode.noise for episode in episodes], goals)
         return algo.executable(chunks[:, : algo.algo_config.act_steps]).cpu().numpy()
 
     def sample_chunks(
-        self, stacked: Sequence[Observation], generators: Sequence[torch.Generator], goals: Sequence[Observation | None] = ()
+        self, stacked: Sequence[Observation], generators: Sequence[torch.Generator], goals: Sequence[Observation | None]
     ) -> Tensor:
         """Return normalised chunks [B, horizon, A] of FBC, in one pass.
 
@@ -93,17 +100,19 @@ class Policy:
         """
         algo = self._policy.policy
         noise = torch.cat([algo.draw_noise(1, generator) for generator in generators])
-        prepared = [self._policy._prepare_observation(each) for each in stacked]
-        of_goals = [self._policy._prepare_observation(as_environments_give(goal)) for goal in goals if goal is not None]
+        pairs = [_with_all_keys(obs, goal) for obs, goal in zip(stacked, goals, strict=True)]
+        prepared = [self._policy._prepare_observation(obs) for obs, _ in pairs]
+        of_goals = [self._policy._prepare_observation(goal) for _, goal in pairs if goal is not None]
         return algo.sample_chunks(_batched(prepared), noise, _batched(of_goals) if of_goals else None)
 
     @property
     def planner(self) -> FBC:
-        """Return the algorithm that plans chunks. Raises ConfigError if it is another one than FBC."""
-        if not isinstance(self._policy.policy, FBC):
-            what = f"chunks are computed ahead of fbc_frozen, and this is {self._policy.policy.global_config.algo_name}"
-            raise ConfigError(f"{what}; leave overlap out")
-        return self._policy.policy
+        """Return the algorithm that plans chunks from observations alone. Raises ConfigError if it is another one."""
+        algo = self._policy.policy
+        if self._goals or not isinstance(algo, FBC):
+            found = "conditioned on goals" if self._goals else f"of {algo.global_config.algo_name}"
+            raise ConfigError(f"the policy is {found}, and not of fbc_frozen without goals; act with load_policy, without overlap")
+        return algo
 
     def new_episode(self) -> Episode:
         """Return the memory of an episode that has not begun."""
@@ -138,6 +147,14 @@ class Episode:
         if self.seen.maxlen == 1:
             return as_environments_give(self.seen[0])
         return as_environments_give({key: np.stack([frame[key] for frame in self.seen]) for key in self.seen[0]})
+
+
+def _with_all_keys(stacked: Observation, goal: Observation | None) -> tuple[Observation, Observation | None]:
+    """Return both with the keys of both, which robomimic 0.5 asks for where it normalises observations."""
+    if goal is None:
+        return stacked, None
+    given = as_environments_give(goal)
+    return {**given, **stacked}, {**stacked, **given}
 
 
 def _batched(observations: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,17 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from robomimic_frozen.deployment.card import Result, write_card
 from robomimic_frozen.deployment.loading import load_policy
+from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.evaluation.evaluate import evaluate, finished_episodes, require_results
 from robomimic_frozen.evaluation.films import film_strip
-from robomimic_frozen.policies.checkpoints import environments_in, find_checkpoint, read_checkpoint
-from robomimic_frozen.policies.portable import write_portable
-from robomimic_frozen.simulation.environments import can_be_rolled_out
+from robomimic_frozen.integration.environments import check_can_be_rolled_out
+from robomimic_frozen.policies.checkpoints import find_checkpoint, loadable, read_checkpoint
+from robomimic_frozen.policies.portable import DESCRIPTION, write_portable
 from robomimic_frozen.utils.hub import hub_errors_named, repository_in
 from robomimic_frozen.utils.parallel import Executor
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +32,8 @@ _PICTURE: Final = "rollout.jpg"
 def push(place: str | Path, repo: str, episodes: int, seed: int, out: Path, executor: Executor, private: bool = False) -> str:
     """Share the policy of a checkpoint as the repository `repo` of the hub, in one commit, and return the address of its page.
 
-    Rights are looked at first, then the policy is rolled out where that is not done yet, then all is uploaded. Of the machine no path
-    is shared, and no name.
+    Who is logged in and what the repository holds is looked at first; then the policy is rolled out where that is not done yet; then all is
+    uploaded. Places of files are not shared, but for the names of these.
 
     Args:
         place: the checkpoint, or the folder of a run for its newest.
@@ -40,24 +44,28 @@ def push(place: str | Path, repo: str, episodes: int, seed: int, out: Path, exec
         private: whether a repository that is made is one.
 
     Raises:
-        ConfigError: it is no checkpoint, or cannot be rolled out here; `repo` is written otherwise.
+        ConfigError: it is no checkpoint; `repo` is written otherwise, holds something else, or is public though `private`.
         EpisodesFailedError: every episode ended in an error.
         RemoteFileError: nobody is logged in, or may not write there, or the network fails.
     """
     from huggingface_hub import HfApi
 
-    repo, _ = repository_in(repo)
+    repo, revision = repository_in(repo)
+    if revision is not None:
+        raise ConfigError(f"{repo}@{revision} is a revision, and what is pushed becomes the newest one; leave out @{revision}")
     path = find_checkpoint(place, "CKPT")
     checkpoint = read_checkpoint(path, "CKPT")
     policy = load_policy(path, "cpu")
     hub = HfApi()
-    with hub_errors_named(f"{repo} cannot be written to", "log in with a token that may write: hf auth login"):
-        if hub.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
-            raise ValueError("the token may only read")
+    with hub_errors_named(f"{repo} cannot be written to", "log in (hf auth login, or HF_TOKEN) with a token that may write"):
+        is_new = _look_at(hub, repo, private)
     why_not = "no episodes were asked for"
-    if episodes and not can_be_rolled_out(environments_in(checkpoint)[0]):
-        episodes, why_not = 0, "there is no environment of its task"
-        logger.info("not rolled out: %s", why_not)
+    if episodes:
+        try:
+            check_can_be_rolled_out(repo, loadable(checkpoint, f"checkpoint {place}"))
+        except ConfigError as error:
+            episodes, why_not = 0, str(error).removeprefix(f"{repo}: ").partition(";")[0]
+            logger.info("not rolled out: %s", why_not)
     result, strip = _roll_out(path, checkpoint, episodes, seed, out, executor) if episodes else (None, None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -66,10 +74,33 @@ def push(place: str | Path, repo: str, episodes: int, seed: int, out: Path, exec
             shutil.copy(strip, folder / _PICTURE)
         picture = None if strip is None else _PICTURE
         write_card(folder / "README.md", repo, path, checkpoint, policy.observations, result, why_not, picture)
-        with hub_errors_named(f"{repo} could not be written", "check your rights and the network, and run again"):
+        with hub_errors_named(f"{repo} could not be written", "check your rights and the network, and run again: rollouts are kept"):
             hub.create_repo(repo, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repo, folder_path=folder, commit_message="Policy of robomimic_frozen")
+            try:
+                hub.upload_folder(repo_id=repo, folder_path=folder, commit_message="Policy of robomimic_frozen")
+            except Exception:
+                if is_new:
+                    hub.delete_repo(repo)
+                raise
     return f"{hub.endpoint}/{repo}"
+
+
+def _look_at(hub: HfApi, repo: str, private: bool) -> bool:
+    """Return whether a repository is still to be made. Raises ConfigError if it is of something else, or not as private as is asked."""
+    from huggingface_hub.utils import RepositoryNotFoundError
+
+    if hub.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise ValueError("the token may only read")
+    try:
+        found = hub.model_info(repo)
+    except RepositoryNotFoundError:
+        return True
+    files = {each.rfilename for each in found.siblings or ()} - {".gitattributes"}
+    if files and DESCRIPTION not in files:
+        raise ConfigError(f"{repo} holds something else than a policy of this package ({min(files)}); choose another name")
+    if private and not found.private:
+        raise ConfigError(f"{repo} is there, and public; make it private on its page, or leave out --private")
+    return False
 
 
 def _roll_out(

@@ -131,7 +131,7 @@ def _hub(found: Examination) -> None:
         return
     from huggingface_hub import constants, get_token
 
-    login = "logged in" if get_token() else "no login (hf auth login), which push and private repositories need"
+    login = "logged in" if get_token() else "no login (hf auth login, or HF_TOKEN), which push and private repositories need"
     found.facts["hub"] = f"{constants.ENDPOINT}, {login}{', offline mode' if constants.HF_HUB_OFFLINE else ''}"
 
 

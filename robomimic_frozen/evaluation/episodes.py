@@ -15,7 +15,7 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.torch_utils as TorchUtils
 
 from robomimic_frozen.errors import ConfigError, first_line
-from robomimic_frozen.integration.environments import check_goals, check_has_environment, check_observations
+from robomimic_frozen.integration.environments import check_can_be_rolled_out, check_observations
 from robomimic_frozen.integration.rollouts import with_overrides
 from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.cameras import SeededResets
@@ -48,8 +48,7 @@ class Rollouts:
         device = TorchUtils.get_torch_device(try_to_use_cuda=True)
         content = with_overrides(loadable(read_checkpoint(checkpoint, "CKPT"), f"checkpoint {checkpoint}"), overrides)
         self.policy, _ = FileUtils.policy_from_checkpoint(ckpt_dict=content, device=device)
-        check_has_environment(str(checkpoint), content["env_metadata"])
-        check_goals(str(checkpoint), FileUtils.config_from_checkpoint(ckpt_dict=content)[0])
+        check_can_be_rolled_out(str(checkpoint), content)
         try:
             self.env, _ = FileUtils.env_from_checkpoint(ckpt_dict=content)
         except (ImportError, ValueError, TypeError, AttributeError, KeyError) as error:

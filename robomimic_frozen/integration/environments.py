@@ -7,13 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
+import robomimic.utils.file_utils as FileUtils
 from robomimic.config.config import Config
 
 from robomimic_frozen.config import Selection, datasets_of, has_absolute_actions, selections
 from robomimic_frozen.errors import ConfigError
 from robomimic_frozen.features.source import each_demo
 from robomimic_frozen.simulation.absolute_actions import arm_settings
-from robomimic_frozen.simulation.environments import NO_ENVIRONMENT, ROBOSUITE_TYPE, check_can_be_made, check_complete, environment_of
+from robomimic_frozen.simulation.environments import (
+    ROBOSUITE_TYPE,
+    can_be_rolled_out,
+    check_can_be_made,
+    check_complete,
+    environment_of,
+)
 from robomimic_frozen.utils import hdf5
 
 Shapes = Mapping[str, Sequence[int]]
@@ -78,16 +85,13 @@ def _check_fit(config: Any, selection: Selection, metadata: Mapping[str, Any]) -
             raise ConfigError(f"{where}: {error}") from error
 
 
-def check_goals(where: str, config: Any) -> None:
-    """Raise ConfigError for a policy that is conditioned on goals, of which rollouts of checkpoints have none."""
-    if config.use_goals:
-        raise ConfigError(f"{where}: the policy is conditioned on goals, which rollouts do not have; roll it out in a loop of your own")
-
-
-def check_has_environment(where: str, metadata: Any) -> None:
-    """Raise ConfigError for a policy of demonstrations that have no environment, as LeRobot sets of real robots."""
-    if metadata.get("type") == NO_ENVIRONMENT:
-        raise ConfigError(f"{where}: its demonstrations have no environment to roll it out in; roll it out in a loop of your own")
+def check_can_be_rolled_out(where: str, checkpoint: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the policy of a checkpoint that is conditioned on goals, or whose demonstrations have no environment."""
+    own_loop = "roll it out in a loop of your own (docs/robot.md)"
+    if FileUtils.config_from_checkpoint(ckpt_dict=checkpoint)[0].use_goals:
+        raise ConfigError(f"{where}: the policy is conditioned on goals, which rollouts do not have; {own_loop}")
+    if not can_be_rolled_out(checkpoint["env_metadata"]):
+        raise ConfigError(f"{where}: its demonstrations have no environment to roll it out in; {own_loop}")
 
 
 def check_cameras(where: str, metadata: Any, shapes: Shapes, place: str) -> None:

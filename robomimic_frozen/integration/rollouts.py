@@ -14,7 +14,7 @@ from unittest import mock
 import robomimic.utils.file_utils as FileUtils
 from robomimic.config import config_factory
 
-from robomimic_frozen.integration.environments import check_goals, check_has_environment, check_observations
+from robomimic_frozen.integration.environments import check_can_be_rolled_out, check_observations
 from robomimic_frozen.integration.settings import apply_overrides
 from robomimic_frozen.policies.checkpoints import loadable, read_checkpoint
 from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE
@@ -49,8 +49,7 @@ def roll_out_stock(arguments: list[str], overrides: list[str]) -> None:
 
     def load_and_override(ckpt_path: str) -> dict[str, Any]:
         changed = with_overrides(checkpoint, overrides)
-        check_has_environment(known.agent, changed["env_metadata"])
-        check_goals(known.agent, FileUtils.config_from_checkpoint(ckpt_dict=changed)[0])
+        check_can_be_rolled_out(known.agent, changed)
         return changed
 
     def make_fitting_env(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

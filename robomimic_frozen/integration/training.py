@@ -79,7 +79,7 @@ def train(
     check_language(config, datasets_of(config))
     check_wandb(config)
     require_writable(resume or Path(config.train.output_dir))
-    if config.experiment.rollout.enabled or config.experiment.render_video:
+    if config.experiment.rollout.enabled:
         select_gl_backend()
     check_rollouts(config)
     with (

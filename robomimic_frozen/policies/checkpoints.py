@@ -14,7 +14,7 @@ import torch
 
 from robomimic_frozen.encoders.weights import frozen_records
 from robomimic_frozen.errors import ConfigError, first_line
-from robomimic_frozen.policies.hub import fetch_policy
+from robomimic_frozen.policies.hub import fetch_policy, pinned
 from robomimic_frozen.policies.states import networks
 from robomimic_frozen.utils.hub import is_repository
 from robomimic_frozen.utils.machine import installed_version
@@ -100,7 +100,14 @@ def find_checkpoint(place: str | Path, setting: str) -> Path:
 
 
 def checkpoints_in(place: str | Path, setting: str) -> list[str | Path]:
-    """Return `place`, or where it is the folder of a run or of several, all checkpoints in it, by name. Raises ConfigError."""
+    """Return `place`, of the hub with its commit, or where it is the folder of a run or of several, all checkpoints in it, by name.
+
+    Raises:
+        ConfigError: the folder holds none.
+        RemoteFileError: the hub does not give the policy.
+    """
+    if is_repository(place):
+        return [pinned(str(place))]
     path = Path(place).expanduser()
     if is_url(place) or not path.is_dir():
         return [place if is_url(place) else path]
@@ -134,14 +141,16 @@ def loadable(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
 def describe_checkpoint(place: str | Path) -> list[tuple[str, str]]:
     """Return (what, its value) in the order to print, without building networks. Raises as `read_checkpoint`."""
     path = local_checkpoint(place)
-    checkpoint = read_checkpoint(path, "CKPT")
-    config = json.loads(checkpoint["config"])
+    return [*describe(read_checkpoint(path, "CKPT"), path), ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
+
+
+def describe(checkpoint: Mapping[str, Any], place: str | Path) -> list[tuple[str, str]]:
+    """Return what `describe_checkpoint` does of the content of a checkpoint; `place` names it in the ConfigError if it is none."""
     try:
-        rows = list(_rows(checkpoint, config, networks(checkpoint["model"])))
+        return list(_rows(checkpoint, json.loads(checkpoint["config"]), networks(checkpoint["model"])))
     except (AttributeError, KeyError, TypeError) as error:
         what = f"lacks what robomimic saves with a policy ({type(error).__name__}: {first_line(error)})"
-        raise ConfigError(f"checkpoint {path} {what}; use one that robomimic's train.py has saved") from error
-    return [*rows, ("file size", f"{path.stat().st_size / 1e6:.1f} MB")]
+        raise ConfigError(f"checkpoint {place} {what}; use one that robomimic's train.py has saved") from error
 
 
 def _rows(checkpoint: Mapping[str, Any], config: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,9 +10,9 @@ import filelock
 import torch
 
 from robomimic_frozen.errors import ConfigError
-from robomimic_frozen.policies.portable import FILES, read_portable
+from robomimic_frozen.policies.portable import FILES, DamagedPolicyError, read_portable
 from robomimic_frozen.utils.files import atomic_write
-from robomimic_frozen.utils.hub import hub_errors_named, repository_in
+from robomimic_frozen.utils.hub import REPOSITORY, hub_errors_named, repository_in
 from robomimic_frozen.utils.urls import LOCAL
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,7 @@ def fetch_policy(place: str, folder: Path = LOCAL) -> Path:
         ConfigError: that is written otherwise, or the repository holds no policy of this package.
         RemoteFileError: it is not there or private, or cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
-
-    name, revision = repository_in(place)
-    with hub_errors_named(f"{place} could not be fetched", "check the name and the network, and run again"):
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    (name, _), snapshot = repository_in(place), _snapshot(place)
     if missing := [file for file in FILES if not (snapshot / file).is_file()]:
         raise ConfigError(f"{place} holds no policy of this package, for it lacks {missing[0]}; give one that robomimic-frozen push made")
     logger.info("%s is at commit %s", place, snapshot.name)
@@ -44,10 +40,23 @@ def fetch_policy(place: str, folder: Path = LOCAL) -> Path:
     return path
 
 
+def pinned(place: str) -> str:
+    """Return `hf://OWNER/NAME@COMMIT` of the policy that is newest now, or of the revision that is named. Raises as `fetch_policy`."""
+    return f"{REPOSITORY}{repository_in(place)[0]}@{_snapshot(place).name}"
+
+
+def _snapshot(place: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, revision = repository_in(place)
+    with hub_errors_named(f"{place} could not be fetched", "check the name and the network, and run again"):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+
+
 def _read(snapshot: Path) -> dict[str, Any]:
     try:
         return read_portable(*(snapshot / file for file in FILES))
-    except ConfigError:
+    except DamagedPolicyError:
         for file in FILES:  # they would be taken for the right ones as long as they are there
             (snapshot / file).resolve().unlink(missing_ok=True)
             (snapshot / file).unlink(missing_ok=True)

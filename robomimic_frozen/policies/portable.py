@@ -11,16 +11,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from robomimic_frozen.config import place_in
 from robomimic_frozen.encoders.weights import EXTRA_STATE, read_record, unpacked_record, write_record
 from robomimic_frozen.errors import ConfigError, first_line
 from robomimic_frozen.policies.optimization import averages_as_weights
 from robomimic_frozen.policies.states import with_networks
 from robomimic_frozen.utils.files import sha256_of, write_json
+from robomimic_frozen.utils.hub import is_repository
 
 DESCRIPTION: Final = "policy.json"
 TENSORS: Final = "policy.safetensors"
@@ -28,9 +31,21 @@ FILES: Final = (DESCRIPTION, TENSORS)
 
 _FORMAT: Final = 1
 _TENSOR, _FROZEN = "tensor of policy.safetensors", "frozen weights"
-# An absolute path, or a URL, of a file or folder of somebody's.
-_PLACE: Final = re.compile(r"(?<![\w.:/~-])(?:[A-Za-z][\w+.-]*://|~?/|[A-Za-z]:[\\/]|\\\\)[^\s\"',;]+")
+# How a place begins that is somebody's: an absolute path, one from a home or through a parent, a URL, a file of another host.
+_BEGINNING: Final = r"(?:~|\.{0,2}/|[A-Za-z]:[\\/]|\\\\|[A-Za-z][\w+.-]+:/|[\w.-]+@[\w.-]+)"
+_WHOLE: Final = re.compile(rf"{_BEGINNING}.*", re.DOTALL)
+_WITHIN: Final = re.compile(rf"(?<![\w.:/~@-]){_BEGINNING}[^\s\"',;]*")
+# Settings that are a file or folder, also of relative ones.
+_PLACES: Final = (
+    "train.data", "experiment.ckpt_path", "algo.init_from", "meta.hp_base_config_file", "observation.encoder.rgb.core_kwargs.weights",
+)  # fmt: skip
+# Settings that are folders of this machine, and what is shared in their place.
+_FOLDERS: Final = {"train.output_dir": "runs", "algo.feature_cache.dir": None}
 _OF_TRAINING: Final = ("optimizers", "lr_schedulers")
+
+
+class DamagedPolicyError(ConfigError):
+    """The files of a shared policy are not as they were written."""
 
 
 def write_portable(checkpoint: Mapping[str, Any], folder: Path) -> None:
@@ -42,7 +57,7 @@ def write_portable(checkpoint: Mapping[str, Any], folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     content = {
         **checkpoint,
-        "config": json.dumps(without_places(json.loads(checkpoint["config"])), indent=4),
+        "config": json.dumps(shareable_config(json.loads(checkpoint["config"])), indent=4),
         "env_metadata": without_places(checkpoint["env_metadata"]),
         "model": with_networks({k: v for k, v in checkpoint["model"].items() if k not in _OF_TRAINING}, averages_as_weights),
     }
@@ -54,25 +69,56 @@ def write_portable(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_portable(description: Path, tensors: Path) -> dict[str, Any]:
-    """Return the checkpoint that `write_portable` wrote to two files. Raises ConfigError if they are damaged, or something else."""
+    """Return the checkpoint that `write_portable` wrote to two files.
+
+    Raises:
+        DamagedPolicyError: they are not as they were written.
+        ConfigError: a later version wrote them.
+    """
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']}, and this version reads {_FORMAT}; pip install -U robomimic_frozen")
-        if sha256_of(tensors) != content["sha256"]:
-            raise ValueError(f"damaged: the sha256 of {TENSORS} is another one; fetch it again")
-        return _from_json(content["checkpoint"], load_file(tensors))
-    except Exception as error:  # safetensors and JSON of something else raise almost anything
-        raise ConfigError(f"{description.parent} holds no policy of robomimic_frozen ({first_line(error)})") from error
+        version, sha256, tree = content["format"], content["sha256"], content["checkpoint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedPolicyError(f"{description} describes no policy of this package ({first_line(error)}); fetch it again") from error
+    if version != _FORMAT:
+        raise ConfigError(f"{description} is of format {version}, and this version reads {_FORMAT}; pip install -U robomimic_frozen")
+    if sha256_of(tensors) != sha256:
+        raise DamagedPolicyError(f"{tensors} is damaged, for its sha256 is another one; fetch it again")
+    return _from_json(tree, load_file(tensors))
+
+
+def shareable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config, as JSON has it, without the places of files: of each its name is left, and `hf://OWNER/NAME` as it is.
+
+    What somebody has written into a name, that of the experiment say, is left as it is.
+    """
+    shared = without_places(config)
+    for path in _PLACES:
+        section, key = place_in(shared, path)
+        if isinstance(section.get(key), str) and not is_repository(place_in(config, path)[0][key]):
+            section[key] = _name_of(section[key])
+    for entry in shared["train"]["data"] if isinstance(shared["train"]["data"], list) else []:
+        entry["path"] = _name_of(entry["path"])
+    for path, other in _FOLDERS.items():
+        section, key = place_in(shared, path)
+        if key in section:
+            section[key] = other
+    return shared
 
 
 def without_places(value: Any) -> Any:
-    """Return JSON-like content in whose strings the last part of each absolute path and URL is left."""
-    if isinstance(value, str):
-        return _PLACE.sub(lambda match: PurePath(match[0].replace("\\", "/")).name, value)
+    """Return JSON-like content in whose strings of places, absolute paths and URLs among them, their last part is left."""
     if isinstance(value, Mapping):
         return {key: without_places(each) for key, each in value.items()}
-    return [without_places(each) for each in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [without_places(each) for each in value]
+    if not isinstance(value, str) or is_repository(value):
+        return value
+    return _name_of(value) if _WHOLE.fullmatch(value) else _WITHIN.sub(lambda match: _name_of(match[0]), value)
+
+
+def _name_of(place: str) -> str:
+    return PurePath(urlsplit(place.replace("\\", "/")).path).name
 
 
 def _as_json(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

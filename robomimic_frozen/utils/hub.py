@@ -13,6 +13,7 @@ from robomimic_frozen.errors import ConfigError, RemoteFileError, RobomimicFroze
 
 REPOSITORY: Final = "hf://"
 _NAME: Final = re.compile(r"(?!datasets/|spaces/)(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/?")
+_LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
 _THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -22,14 +23,14 @@ def is_repository(place: object) -> bool:
 
 
 def repository_in(text: str) -> tuple[str, str | None]:
-    """Return OWNER/NAME and the revision, None for the newest, of `hf://OWNER/NAME@REVISION`, also without its beginning or its end.
+    """Return OWNER/NAME and the revision, None for the newest, of `hf://OWNER/NAME@REVISION`, also without its beginning or revision.
 
     Raises:
         ConfigError: it is written otherwise.
     """
     found = _NAME.fullmatch(text.removeprefix(REPOSITORY))
     if found is None:
-        raise ConfigError(f"{text} is no repository of a policy; give hf://OWNER/NAME")
+        raise ConfigError(f"{text} is no OWNER/NAME of a repository at the hub; correct it")
     return found["name"], found["revision"]
 
 
@@ -53,9 +54,9 @@ def hub_errors_named(what: str, remedy: str, kind: type[RobomimicFrozenError] = 
     try:
         yield
     except GatedRepoError as error:
-        raise kind(f"{what} (its owners must let you in); ask for access on its page at the hub, and log in: hf auth login") from error
+        raise kind(f"{what} (its owners must let you in); ask for access on its page at the hub, and {_LOG_IN}") from error
     except RepositoryNotFoundError as error:
-        raise kind(f"{what} (the hub has no such repository, or it is private); correct its name, or log in: hf auth login") from error
+        raise kind(f"{what} (the hub has no such repository, or it is private); correct its name, or {_LOG_IN}") from error
     except (OSError, ValueError, RuntimeError, http_error) as error:  # RuntimeError: a client that cannot connect
         # Of a file that is not in the cache either; why the hub was of no help says more.
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error

@@ -1,4 +1,4 @@
-"""A LeRobot set in a folder or at the Hugging Face hub: where its files are, and what its metadata say."""
+"""A LeRobot dataset in a folder or at the Hugging Face hub: where its files are, and what its metadata say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError, first_line
 from robomimic_frozen.utils.files import fingerprint, sha256_of
-from robomimic_frozen.utils.hub import hub_errors_named
+from robomimic_frozen.utils.hub import hub_errors_named, repository_in
 
 PREFIX: Final = "lerobot:"
 INFO, OURS, EPISODES = "meta/info.json", "meta/robomimic.json", "meta/episodes"
@@ -24,12 +24,12 @@ _NAME: Final = r"\w{5}\d+"  # of a demo, as robomimic sorts them
 
 
 def require_libraries() -> None:
-    """Raise ConfigError unless there is what reads and writes the files of LeRobot sets."""
+    """Raise ConfigError unless there is what reads and writes the files of LeRobot datasets."""
     try:
         importlib.import_module("av")
         importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise ConfigError(f"LeRobot sets need pyarrow and av ({first_line(error)}): pip install 'robomimic_frozen[lerobot]'") from error
+        raise ConfigError(f"LeRobot datasets need pyarrow and av ({first_line(error)}): pip install 'robomimic_frozen[lerobot]'") from error
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,16 @@ def find_place(source: str) -> Place:
     name = source.removeprefix(PREFIX)
     if (folder := Path(name).expanduser()).is_dir():
         return Place(name, folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise DatasetError(f"{source} is neither a folder nor OWNER/NAME of a dataset at the hub; correct it")
+    try:
+        repository, revision = repository_in(name)
+    except ConfigError as error:
+        raise DatasetError(f"{source} is neither a folder nor OWNER/NAME of a dataset at the hub; correct it") from error
     from huggingface_hub import snapshot_download
 
     what = f"{name} is no folder here, and its metadata could not be downloaded from the hub"
-    with hub_errors_named(what, "run again, or download the set elsewhere and give its folder"):
-        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns="meta/*"))
-    return Place(name, folder, name, folder.name)
+    with hub_errors_named(what, "run again, or download the dataset elsewhere and give its folder"):
+        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns="meta/*"))
+    return Place(name, folder, repository, folder.name)
 
 
 def read_metadata(place: Place) -> LeRobotSet:

@@ -1,4 +1,4 @@
-"""The table of keys: which feature of a LeRobot set is which array of a robomimic demo, in both directions."""
+"""The table of keys: which feature of a LeRobot dataset is which array of a robomimic demo, in both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from robomimic_frozen.errors import ConfigError, did_you_mean
 
 MARKS: Final = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-"""Features that every LeRobot set has, and that tell which frame it is."""
+"""Features that every LeRobot dataset has, and that tell which frame it is."""
 _OF_DEMOS: Final = {"action": "actions", "next.reward": "rewards", "next.done": "dones"}
 _NOT_OBSERVED: Final = (*_OF_DEMOS.values(), "actions_abs")
 _OBS, _CAMERAS, _IMAGE = "observation.", "observation.images.", "_image"
@@ -52,7 +52,7 @@ def path_of(key: str) -> str:
 
 
 def columns_of(features: Mapping[str, Mapping[str, Any]], overrides: Overrides) -> list[Column]:
-    """Return where the features of a LeRobot set go.
+    """Return where the features of a LeRobot dataset go.
 
     Args:
         features: of its info.json, which have `names`; those that tell which frame it is are passed over.
@@ -76,7 +76,7 @@ def columns_of(features: Mapping[str, Mapping[str, Any]], overrides: Overrides) 
 def _columns(feature: str, settings: Mapping[str, Any], keys: Sequence[str] | None) -> list[Column]:
     if keys is not None:
         if len(keys) > 1:
-            raise ConfigError(f"--map {feature}={'+'.join(keys)} joins keys, which only writing a LeRobot set does; name one key")
+            raise ConfigError(f"--map {feature}={'+'.join(keys)} joins keys, which only writing a LeRobot dataset does; name one key")
         return [Column(feature, path_of(key)) for key in keys]
     if feature in _OF_DEMOS:
         return [Column(feature, _OF_DEMOS[feature])]
@@ -136,7 +136,7 @@ def features_of(observations: Iterable[str], images: Iterable[str], others: Iter
     result = {feature: [key for key in keys if key not in taken] for feature, keys in defaults.items() if feature not in overrides}
     result |= {feature: list(keys) for feature, keys in overrides.items()}
     if not result.get("action"):
-        raise ConfigError("no feature is called action, which every LeRobot set has; say what is: --map action=KEY")
+        raise ConfigError("no feature is called action, which every LeRobot dataset has; say what is: --map action=KEY")
     return {feature: keys for feature, keys in result.items() if keys}
 
 

@@ -1,4 +1,4 @@
-"""LeRobot sets as HDF5 files of robomimic, in parallel and episode by episode, each fetched when it is its turn."""
+"""LeRobot datasets as HDF5 files of robomimic, in parallel and episode by episode, each fetched when it is its turn."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Plan:
 def read_lerobot(
     source: str, out: Path, overrides: Overrides, image_size: int | None = None, executor: Executor | None = None, progress: bool = True
 ) -> LeRobotSet:
-    """Write the demos of a LeRobot set to an HDF5 file of robomimic, and return what the set is.
+    """Write the demos of a LeRobot dataset to an HDF5 file of robomimic, and return what the set is.
 
     Each episode becomes a demo: `obs`, `actions`, and `rewards` and `dones`, which are 0, and 1 in the last step of `dones`, where the
     set has none. Its attribute `task` says what is done; that of `data` which `fps` it was recorded with. Numbers keep their type.

@@ -1,4 +1,4 @@
-"""LeRobot sets of HDF5 files of robomimic, in parallel and episode by episode."""
+"""LeRobot datasets of HDF5 files of robomimic, in parallel and episode by episode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from robomimic_frozen.data.lerobot.video import description, encode
 from robomimic_frozen.data.parts import finished_parts
 from robomimic_frozen.errors import ConfigError, MalformedError
 from robomimic_frozen.features.source import demos_in
-from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, environment_of
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_complete, environment_of
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.files import fingerprint, sha256_of, write_json
 from robomimic_frozen.utils.machine import PACKAGES, installed_version
@@ -89,7 +89,7 @@ def write_lerobot(
     path: str | Path, out: Path, overrides: Overrides, float32: bool = False, fps: int | None = None, executor: Executor | None = None,
     progress: bool = True,
 ) -> Written:  # fmt: skip
-    """Write the demos of an HDF5 file of robomimic as a LeRobot set, and say what is in it.
+    """Write the demos of an HDF5 file of robomimic as a LeRobot dataset, and say what is in it.
 
     Observations, actions, rewards, dones and what is done are written, the latter from the attribute `task`, from `lang` of `ep_meta`,
     or else as the name of the environment. States, models and next observations are not. Each episode has files of its own. The
@@ -109,6 +109,7 @@ def write_lerobot(
     names = demos_in(path)
     with hdf5.opened(path) as file:
         env_args, data = environment_of(file), hdf5.group_in(file, "data")
+        check_complete(file.filename, "env_args", env_args)
         fps = fps or _fps(path, data, env_args)
         demos = list(_demos(data, names, str(env_args.get("env_name"))))
         features = _features(hdf5.group_in(data, names[0]), overrides, float32)
@@ -144,7 +145,7 @@ def _fps(path: str | Path, data: h5py.Group, env_args: Mapping[str, Any]) -> int
 
 
 def _robot(env_args: Mapping[str, Any]) -> str:
-    robots = env_args.get("env_kwargs", {}).get("robots") or str(env_args.get("env_name"))
+    robots = env_args["env_kwargs"].get("robots") or str(env_args.get("env_name"))
     return robots if isinstance(robots, str) else "+".join(map(str, robots))
 
 
@@ -242,7 +243,8 @@ def _values(group: h5py.Group, demo: _Demo, feature: _Feature) -> np.ndarray:
         if len(array) < demo.length or math.prod(array.shape[1:]) != math.prod(shape):
             what = f"is {list(array.shape)}, and should be {[demo.length, *shape]}, as num_samples and the first demo say"
             raise MalformedError(group.file.filename, f"{demo.name}/{array.name.rpartition(demo.name + '/')[2]}", what, "convert it again")
-    values = [array[: demo.length] for array in arrays]  # for there may be one more, of the state in the end
+    # There may be one more, of the state in the end.
+    values = [np.concatenate(list(hdf5.blocks(array)))[: demo.length] for array in arrays]
     if feature.dtype == "video":
         return values[0]
     return np.concatenate([each.reshape(demo.length, -1) for each in values], axis=1).astype(feature.dtype)
