@@ -1,5 +1,6 @@
 """Chunks that are computed while the one before is executed."""
 
+import contextlib
 import threading
 import time
 from concurrent.futures import wait
@@ -133,6 +134,19 @@ def test_an_error_in_the_background_is_raised_where_one_acts(planned):
         asynchronous.act(observed())
     policy.sample_chunks = plans
     assert asynchronous.act(observed())[0] == ACT_STEPS + 1  # the present chunk goes on
+
+
+def test_where_the_next_chunk_has_failed_and_the_present_one_is_used_up_a_new_one_is_computed():
+    policy = loaded(make_policy(make_config(horizon=HORIZON, act_steps=HORIZON)))
+    sample, asynchronous = policy.sample_chunks, AsynchronousPolicy(policy)
+    for step in range(HORIZON):
+        policy.sample_chunks = sample if step < HORIZON - 1 else lambda *_: 1 / 0
+        with contextlib.suppress(ZeroDivisionError):  # there at once, perhaps
+            asynchronous.act(observed(step))
+    with contextlib.suppress(ZeroDivisionError):
+        asynchronous.act(observed())
+    policy.sample_chunks = sample
+    assert [asynchronous.act(observed()).shape for _ in range(3)] == [(7,)] * 3
 
 
 def test_what_it_cannot_do_is_one_line(planned):

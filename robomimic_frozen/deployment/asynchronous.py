@@ -70,8 +70,8 @@ class AsynchronousPolicy:
         if is_batch:
             raise ObservationError("the observation is a batch, and chunks are computed ahead in one environment; load a policy for each")
         self._episode.see(observations[0])
-        if self._chunk is None:
-            self._chunk = self._sample(self._episode.stacked())
+        if self._chunk is None or (self._next is None and self._place == self._horizon):  # the latter where the next one has failed
+            self._chunk, self._place = self._sample(self._episode.stacked()), 0
         if self._next is not None and (self._next.done() or self._place == self._horizon):
             self._chunk = self._taken_over(self._chunk)
         if self._next is None and self._place >= max(1, min(self._act_steps, self._horizon - max(1, self.delay))):
