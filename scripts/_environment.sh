@@ -1,6 +1,7 @@
 # Sourced by quickstart.sh, test.sh and .ci/run: changes to the project folder, and installs into .venv what they need.
 
 set -euo pipefail
+export PIP_NO_COMPILE=1  # the few modules that are used are compiled when they are first imported
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {

@@ -30,10 +30,11 @@ pytest_plugins = ["reliability", "third_parties"]
 # process makes the dataset for the first; the next two have tests that do without it.
 LONGEST_FILES = (
     "test_evaluation.py", "test_demos.py", "test_mutated_configs.py", "test_kills.py", "test_study.py", "test_executors.py",
-    "test_stock_scripts.py", "test_cached_training.py", "test_data_rendering.py", "test_hostile_folders.py", "test_packaging.py",
+    "test_stock_scripts.py", "test_push_and_fetch.py", "test_cached_training.py", "test_data_rendering.py", "test_hostile_folders.py",
+    "test_packaging.py",
 )
 # Tests of these need not share a process: no fixture of their module takes long.
-DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py", "test_hostile_folders.py")
+DIVISIBLE_FILES = ("test_study.py", "test_stock_scripts.py", "test_push_and_fetch.py", "test_hostile_folders.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

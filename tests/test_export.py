@@ -43,24 +43,36 @@ def run(path, inputs):
     return torch.export.load(path).module()(observation=tensors, noise=noise).numpy()
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
+def description_in(path):
+    """What the file says to a runtime."""
+    if path.suffix == ".onnx":
+        (props,) = onnx.load(path).metadata_props
+        return json.loads(props.value)
+    files = {"policy.json": ""}
+    torch.export.load(path, extra_files=files)
+    return json.loads(files["policy.json"])
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("format", "settings"),
     [
-        {},
-        {"obs_steps": 2, "core_kwargs": {"feature_stage": "layer2", "pool": "conv"}},
-        {"network": "chiunet", "flow_steps": 2, "network_kwargs": {"down_dims": [8, 16]}, "core_kwargs": {"pool": "spatial_softmax"}},
-        {"core_kwargs": {"freeze_encoder": "layer2", "feature_stage": ["layer2", "layer4"], "pool": ["grid", "attention"]}},
+        ("torch", {}),
+        ("torch", {"obs_steps": 2, "core_kwargs": {"feature_stage": "layer2", "pool": "conv"}}),
+        ("onnx", {"obs_steps": 2, "core_kwargs": {"feature_stage": "layer2", "pool": "conv"}}),
+        ("onnx", {"network": "chiunet", "flow_steps": 2, "network_kwargs": {"down_dims": [8]}, "core_kwargs": {"pool": "spatial_softmax"}}),
+        ("onnx", {"core_kwargs": {"freeze_encoder": "layer2", "feature_stage": ["layer2", "layer4"], "pool": ["grid", "attention"]}}),
     ],
-    ids=["average", "two frames of maps", "unet on keypoints", "half frozen"],
+    ids=["average", "frames of maps, in torch", "frames of maps", "unet on keypoints", "half frozen"],
 )
-def test_any_number_of_observations_gives_what_the_policy_gives(format, settings, write, tmp_path, capsys):
+def test_any_number_of_observations_gives_what_the_policy_gives_and_the_file_says_how(format, settings, write, tmp_path, capsys):
     checkpoint = write(**settings)
     path = tmp_path / f"small{export.FORMATS[format]}"
     assert cli.main(["export", str(checkpoint), "--format", format, "--out", str(path)]) == 0
     assert "differs from the policy by" in capsys.readouterr().out
+    frames, told = settings.get("obs_steps", 1), description_in(path)
+    assert told["observations"] == {"robot0_eef_pos": [3], "agentview_image": [32, 32, 3]}
+    assert (told["obs_steps"], told["act_steps"], told["noise"], told["rot_6d"]) == (frames, 4, [8, 7], [])
     policy = robomimic_frozen.load_policy(checkpoint, "cpu")
-    frames = settings.get("obs_steps", 1)
     for count in (1, 3):
         seen = observed(count, count)
         noise = torch.cat([policy.planner.draw_noise(1, torch.Generator().manual_seed(0)) for _ in range(count)])
@@ -72,18 +84,6 @@ def test_any_number_of_observations_gives_what_the_policy_gives(format, settings
         policy.reset()
         for step in range(4):
             np.testing.assert_allclose(chunk[:, step], policy.act(seen), atol=1e-4)
-
-
-def test_the_file_says_what_a_runtime_has_to_know(write, tmp_path):
-    checkpoint = write(obs_steps=2)
-    export.export_policy(checkpoint, tmp_path / "small.onnx", "onnx")
-    export.export_policy(checkpoint, tmp_path / "small.pt2", "torch")
-    (props,) = onnx.load(tmp_path / "small.onnx").metadata_props
-    files = {"policy.json": ""}
-    torch.export.load(tmp_path / "small.pt2", extra_files=files)
-    for told in (json.loads(props.value), json.loads(files["policy.json"])):
-        assert told["observations"] == {"robot0_eef_pos": [3], "agentview_image": [32, 32, 3]}
-        assert (told["obs_steps"], told["act_steps"], told["noise"], told["rot_6d"]) == (2, 4, [8, 7], [])
 
 
 def test_the_example_of_the_document_runs_the_file(tmp_path, monkeypatch):

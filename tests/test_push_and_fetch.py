@@ -26,6 +26,15 @@ from robomimic_frozen.policies.checkpoints import read_checkpoint
 from robomimic_frozen.policies.portable import FILES, DamagedPolicyError, read_portable, shareable_config, without_places, write_portable
 
 REPO = "lab/lift"
+# Runs commands in one process, and prints the status and the last line of what each says.
+SEVERAL = """
+import contextlib, io, json, sys
+from robomimic_frozen import cli
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = cli.main(words)
+    print(json.dumps([status, (errors.getvalue().strip().splitlines() or [""])[-1]]))
+"""
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def error_of(result) -> str:
 
 
 @pytest.mark.sim
-def test_a_policy_is_rolled_out_pushed_fetched_and_acts_the_same(checkpoint, run, hub, tmp_path, lift_dataset):
+def test_a_policy_is_rolled_out_pushed_fetched_and_acts_the_same(checkpoint, run, start, hub, tmp_path, lift_dataset):
     settings = "--episodes", 2, "--workers", 1, "--out", tmp_path / "eval"
     assert output_of(run("push", checkpoint, REPO, *settings)).strip().endswith(f"{hub.url}/{REPO}")
     files = hub.repos[REPO]
@@ -98,16 +107,17 @@ def test_a_policy_is_rolled_out_pushed_fetched_and_acts_the_same(checkpoint, run
     names = {socket.gethostname(), getpass.getuser()}
     assert not names & set(re.findall(r"\w+", card + files["policy.json"].decode()))
 
-    assert output_of(run("fetch", f"hf://{REPO}")).strip() == "lift.pth"
+    shared = f"hf://{REPO}"
+    commands = ["fetch", shared], ["fetch", shared], ["info", shared], ["eval", shared, *map(str, settings)]
+    printed = output_of(start("-c", SEVERAL, json.dumps(commands)))
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith(("[0, ", "[1, "))]
+    assert [status for status, _ in answers] == [0, 1, 0, 0]
+    assert "lift.pth exists already" in answers[1][1]
     there, here = (FileUtils.policy_from_checkpoint(ckpt_path=str(path))[0] for path in (checkpoint, tmp_path / "lift.pth"))
     obs = {key: torch.rand(1, *shape) for key, shape in there.policy.obs_shapes.items()}
     assert torch.equal(act(there.policy, obs), act(here.policy, obs))
-    assert "exists already" in error_of(run("fetch", REPO))
-
-    described = output_of(run("info", f"hf://{REPO}"))
-    assert "fbc_frozen" in described and "efficientnet_lite0" in described
-    table = output_of(run("eval", f"hf://{REPO}", *settings, HF_HUB_OFFLINE="1"))
-    assert f"| hf://{REPO}@{hub.commit(REPO)} | 0.00 | 0.00-0.66 | 2 |" in table
+    assert '"efficientnet_lite0"' in printed
+    assert f"| hf://{REPO}@{hub.commit(REPO)} | 0.00 | 0.00-0.66 | 2 |" in printed
 
 
 def test_a_run_starts_from_a_shared_policy(run, hub, tmp_path, checkpoint, lift_dataset):
@@ -193,15 +203,6 @@ def test_a_damaged_policy_is_refused_and_fetched_again(checkpoint, run, hub, tmp
     assert "fbc_frozen" in output_of(run("info", f"hf://{REPO}"))
 
 
-# Runs commands in one process, and prints the status and the last line of what each says.
-SEVERAL = """
-import contextlib, io, json, sys
-from robomimic_frozen import cli
-for words in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as errors:
-        status = cli.main(words)
-    print(json.dumps([status, errors.getvalue().strip().splitlines()[-1]]))
-"""
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 BAD_REPOSITORIES = [
     ({}, ["info", "hf://lab/absent"], "the hub has no such repository, or it is private"),
@@ -232,9 +233,8 @@ def test_a_repository_that_gives_no_policy_is_one_line_and_nothing_is_written(se
     [
         ("write", {"HF_TOKEN": ""}, "lab/lift cannot be written to .*; log in"),
         ("read", {}, r"cannot be written to \(the token may only read\); log in \(hf auth login, or HF_TOKEN\) with a token"),
-        ("write", NOWHERE, "lab/lift cannot be written to"),
     ],
-    ids=["no token", "a token that may read", "no network"],
+    ids=["no token", "a token that may read"],
 )
 def test_a_push_that_may_not_write_is_refused_before_anything_is_rolled_out(rights, settings, words, checkpoint, run, hub, tmp_path):
     hub.rights = rights
