@@ -20,9 +20,12 @@ from safetensors.torch import load_file
 from test_two_stages import act, save, train
 from untrained import HORIZON, write_untrained_checkpoint
 
+from robomimic_frozen import cli
 from robomimic_frozen.encoders.weights import restoring_checkpoint
 from robomimic_frozen.errors import ConfigError
+from robomimic_frozen.policies import hub as policies_hub
 from robomimic_frozen.policies.checkpoints import read_checkpoint
+from robomimic_frozen.policies.hub import fetch_policy
 from robomimic_frozen.policies.portable import FILES, DamagedPolicyError, read_portable, shareable_config, without_places, write_portable
 
 REPO = "lab/lift"
@@ -62,10 +65,15 @@ def run(start):
     return lambda *words, **settings: start("-m", "robomimic_frozen.cli", *words, **settings)
 
 
-def share(hub: Hub, checkpoint: Path, folder: Path) -> None:
-    """Do what a push does, without a page."""
+@pytest.fixture
+def shared(checkpoint, tmp_path, monkeypatch) -> Path:
+    """The folder that huggingface_hub would give of a repository to which the policy was pushed."""
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
     write_portable(read_checkpoint(checkpoint, "CKPT"), folder)
-    hub.repos[REPO] = {file: (folder / file).read_bytes() for file in FILES}
+    monkeypatch.setattr(policies_hub, "_snapshot", lambda place: folder)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the checkpoint that is made of it lies
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +128,14 @@ def test_a_policy_is_rolled_out_pushed_fetched_and_acts_the_same(checkpoint, run
     assert f"| hf://{REPO}@{hub.commit(REPO)} | 0.00 | 0.00-0.66 | 2 |" in printed
 
 
-def test_a_run_starts_from_a_shared_policy(run, hub, tmp_path, checkpoint, lift_dataset):
-    share(hub, checkpoint, tmp_path)
+def test_a_run_starts_from_a_shared_policy(shared, tmp_path, lift_dataset):
     of_run = {
         "train.output_dir": str(tmp_path / "runs"), "train.num_epochs": 1, "experiment.epoch_every_n_steps": 2, "train.batch_size": 2,
         "experiment.rollout.enabled": False, "experiment.render_video": False, "train.cuda": False, "algo.feature_cache.enabled": False,
         "observation.encoder.rgb.core_kwargs.rgb_model_name": "efficientnet_lite0", "experiment.save.every_n_epochs": 1,
     }  # fmt: skip
     changes = [word for key, value in of_run.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    output_of(run("train", "--dataset", lift_dataset, "--init-from", f"hf://{REPO}", *changes))
+    assert cli.main(["train", "--dataset", str(lift_dataset), "--init-from", f"hf://{REPO}", *changes]) == 0
     (trained,) = (tmp_path / "runs").rglob("model_epoch_1.pth")
     started = torch.load(trained, weights_only=True)
     assert json.loads(started["config"])["algo"]["init_from"] == f"hf://{REPO}"
@@ -193,14 +200,16 @@ def test_of_a_config_no_place_is_shared_also_where_it_is_a_relative_one():
 
 
 @pytest.mark.fault("a shared policy whose file is damaged", "removed, said in one line; the next run downloads it again")
-def test_a_damaged_policy_is_refused_and_fetched_again(checkpoint, run, hub, tmp_path):
-    share(hub, checkpoint, tmp_path)
-    whole = hub.repos[REPO][FILES[1]]
-    hub.repos[REPO][FILES[1]] = whole[:-1] + bytes([whole[-1] ^ 1])
-    assert "policy.safetensors is damaged, for its sha256 is another one" in error_of(run("info", f"hf://{REPO}"))
-    assert not list((tmp_path / "home").rglob("*.pth"))
-    hub.repos[REPO][FILES[1]] = whole
-    assert "fbc_frozen" in output_of(run("info", f"hf://{REPO}"))
+def test_a_damaged_policy_is_refused_and_fetched_again(shared, tmp_path):
+    tensors, whole = shared / FILES[1], (shared / FILES[1]).read_bytes()
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    description = (shared / FILES[0]).read_bytes()
+    with pytest.raises(DamagedPolicyError, match="policy.safetensors is damaged, for its sha256 is another one"):
+        fetch_policy(f"hf://{REPO}")
+    assert not any((shared / file).exists() for file in FILES) and not list(tmp_path.rglob("*.pth"))
+    for file, content in zip(FILES, (description, whole), strict=True):  # as huggingface_hub does now
+        (shared / file).write_bytes(content)
+    assert read_checkpoint(fetch_policy(f"hf://{REPO}"), "CKPT")["algo_name"] == "fbc_frozen"
 
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
