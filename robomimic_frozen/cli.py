@@ -27,6 +27,7 @@ from robomimic_frozen.cli_flags import (
     refuse,
     require_positive,
 )
+from robomimic_frozen.data.lerobot.dataset import PREFIX
 from robomimic_frozen.data.sources import RELEASED, default_view, find_source
 from robomimic_frozen.errors import ConfigError, RobomimicFrozenError
 from robomimic_frozen.integration.registration import register
@@ -135,7 +136,7 @@ def _data(arguments: Namespace) -> None:
         _write_lerobot(arguments)
         return
     refuse(arguments, "is of use with --to-lerobot only", "float32", "fps")
-    if arguments.source.startswith("lerobot:"):
+    if arguments.source.startswith(PREFIX):
         refuse(arguments, "is of no use with lerobot:", *_RENDERING)
         _read_lerobot(arguments)
     else:
@@ -165,7 +166,7 @@ def _render(arguments: Namespace) -> None:
 
 
 def _read_lerobot(arguments: Namespace) -> None:
-    from robomimic_frozen.data.lerobot.dataset import PREFIX, require_libraries
+    from robomimic_frozen.data.lerobot.dataset import require_libraries
     from robomimic_frozen.data.lerobot.keys import parse_overrides
 
     require_libraries()
@@ -183,7 +184,7 @@ def _read_lerobot(arguments: Namespace) -> None:
 
 
 def _write_lerobot(arguments: Namespace) -> None:
-    from robomimic_frozen.data.lerobot.dataset import PREFIX, require_libraries
+    from robomimic_frozen.data.lerobot.dataset import require_libraries
     from robomimic_frozen.data.lerobot.keys import parse_overrides
 
     if arguments.source.startswith(PREFIX):

@@ -68,8 +68,13 @@ def make_config(**algo: Any):
 def change_settings(config, changes: Mapping[str, Any]) -> None:
     """Set what these paths with two underlines, as 'train__batch_size', stand for."""
     for path, value in changes.items():
-        *parents, key = path.split("__")
-        functools.reduce(operator.getitem, parents, config)[key] = value
+        change_setting(config, path, value, "__")
+
+
+def change_setting(config, path: str, value: Any, between: str = ".") -> None:
+    """Set what a path such as 'train.batch_size' stands for."""
+    *parents, key = path.split(between)
+    functools.reduce(operator.getitem, parents, config)[key] = value
 
 
 def make_policy(config=None, shapes=OBS_SHAPES, device="cpu"):

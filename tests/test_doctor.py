@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from policies import ACTION_DIM, CAMERAS, OBS_SHAPES, SmallBackbone, make_config, make_policy
+from policies import ACTION_DIM, CAMERAS, OBS_SHAPES, SmallBackbone, change_setting, make_config, make_policy
 from robomimic.config import config_factory
 from small_datasets import IMAGE, POSITION, STEPS, write_dataset
 from test_two_stages import save
@@ -281,11 +281,7 @@ def test_what_does_not_fit_a_config_is_found(case, small, tmp_path):
     keys = {f"{modalities}.rgb": [IMAGE], f"{modalities}.low_dim": [POSITION]}
     settings = {f"{core}.augment": "crops", f"{core}.crop_shape": crop, **keys, "train.batch_size": 4, **changes}
     for path, value in settings.items():
-        section = config
-        *parents, key = path.split(".")
-        for parent in parents:
-            section = section[parent]
-        section[key] = value
+        change_setting(config, path, value)
     (tmp_path / "config.json").write_text(json.dumps(config))
     examination = examine_file(small, str(tmp_path / "config.json"))
     assert any(re.search(f"^config: .*{words}", line) for line in lines(examination)), lines(examination)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import robomimic.macros
+from policies import change_setting
 from robomimic.utils import log_utils
 from small_datasets import IMAGE, POSITION, write_dataset
 from test_stock_scripts import CONFIGS, SHORT, stock_here
@@ -82,11 +83,7 @@ def test_a_run_logs_to_wandb_offline_what_it_logs_to_tensorboard(offline, argume
 def test_so_does_robomimics_own_script(offline, settings, tmp_path):
     config = json.loads((CONFIGS / "lift_mh_resnet18.json").read_text())
     for path, value in settings.items():
-        *parents, key = path.split(".")
-        section = config
-        for parent in parents:
-            section = section[parent]
-        section[key] = value
+        change_setting(config, path, value)
     (tmp_path / "config.json").write_text(json.dumps(config))
     output = stock_here("train", "--config", tmp_path / "config.json", "--dataset", write_dataset(tmp_path / "small.hdf5", size=32))
     assert "finished run successfully!" in output, output

@@ -15,6 +15,7 @@ import pytest
 import robomimic.utils.train_utils as TrainUtils
 import torch
 import torchvision
+from policies import change_setting
 from robomimic.config import config_factory
 
 from robomimic_frozen import cli
@@ -65,11 +66,7 @@ def write_config(lift_dataset, tmp_path):
             store = {"algo.feature_cache.dir": str(lift_dataset.parent / "features"), "algo.feature_cache.cached_crops": 1}
             changes = {**store, **changes}
         for path, value in changes.items():
-            section = settings
-            *parents, key = path.split(".")
-            for parent in parents:
-                section = section[parent]
-            section[key] = value
+            change_setting(settings, path, value)
         file = tmp_path / "config.json"
         file.write_text(json.dumps(settings))
         return file

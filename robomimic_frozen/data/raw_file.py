@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from robomimic_frozen.errors import ConfigError, DatasetError, MalformedError
-from robomimic_frozen.simulation.environments import (
-    ROBOSUITE_TYPE,
-    check_can_be_made,
-    check_complete,
-    environment_of,
-    environment_of_recording,
-    is_recording,
-)
+from robomimic_frozen.simulation.environments import ROBOSUITE_TYPE, check_can_be_made, check_complete, described_environment
 from robomimic_frozen.utils import hdf5
 from robomimic_frozen.utils.parallel import quiet_worker
 
@@ -78,8 +71,7 @@ def read_raw_file(path: str | Path) -> RawFile:
 
 
 def _env_meta(file: h5py.File) -> dict[str, Any]:
-    recorded = is_recording(file["data"])
-    where, meta = ("env_info", environment_of_recording(file)) if recorded else ("env_args", environment_of(file))
+    where, meta = described_environment(file)
     check_complete(file.filename, where, meta)
     if not isinstance(meta["env_kwargs"].get("robots"), str | list) or not isinstance(meta["env_name"], str):
         raise MalformedError(file.filename, where, "describes no environment of robosuite: it lacks robots, or a name", "correct it")

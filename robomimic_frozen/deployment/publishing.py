@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from robomimic_frozen.deployment.card import Result, write_card
 from robomimic_frozen.deployment.loading import load_policy
@@ -66,7 +64,7 @@ def push(place: str | Path, repo: str, episodes: int, seed: int, out: Path, exec
         except ConfigError as error:
             episodes, why_not = 0, str(error).removeprefix(f"{repo}: ").partition(";")[0]
             logger.info("not rolled out: %s", why_not)
-    result, strip = _roll_out(path, checkpoint, episodes, seed, out, executor) if episodes else (None, None)
+    result, strip = _roll_out(path, episodes, seed, out, executor) if episodes else (None, None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_portable(checkpoint, folder)
@@ -103,13 +101,10 @@ def _look_at(hub: HfApi, repo: str, private: bool) -> bool:
     return False
 
 
-def _roll_out(
-    path: Path, checkpoint: Mapping[str, Any], episodes: int, seed: int, out: Path, executor: Executor
-) -> tuple[Result, Path]:
+def _roll_out(path: Path, episodes: int, seed: int, out: Path, executor: Executor) -> tuple[Result, Path]:
     """Return how a policy does, and a picture of an episode: of the first success, or where there is none, of the first one."""
-    horizon = json.loads(checkpoint["config"])["experiment"]["rollout"]["horizon"]
-    summaries = evaluate([path], episodes, horizon, executor, seed, out, num_videos=0)
+    summaries = evaluate([path], episodes, None, executor, seed, out, num_videos=0)
     require_results(summaries, out)
-    ended = [each for each in finished_episodes(path, episodes, horizon, seed, out) if each["error"] is None]
+    ended = [each for each in finished_episodes(path, episodes, None, seed, out) if each["error"] is None]
     shown = next((each for each in ended if each["success"]), ended[0])
-    return Result(summaries[0], seed, horizon), film_strip(path, shown, out / "videos")
+    return Result(summaries[0], seed, shown["horizon"]), film_strip(path, shown, out / "videos")

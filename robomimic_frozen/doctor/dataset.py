@@ -22,8 +22,7 @@ from robomimic_frozen.simulation.environments import (
     ROBOSUITE_TYPE,
     check_can_be_made,
     check_complete,
-    environment_of,
-    environment_of_recording,
+    described_environment,
     is_recording,
 )
 from robomimic_frozen.utils import hdf5
@@ -52,7 +51,7 @@ def examine_dataset(path: Path, config_path: str | None = None, alive: Callable[
         if not names:
             raise MalformedError(str(path), "data", "has no demos")
         recorded = is_recording(data)
-        metadata, findings = _environment_in(path, file, recorded)
+        metadata, findings = _environment_in(path, file)
         demos = []
         for name in tqdm(names, desc=path.name, unit="demo", leave=False, delay=3):
             alive()
@@ -95,12 +94,12 @@ def judge_environment(path: Path, where: str, metadata: Mapping[str, Any]) -> It
         yield Finding(WARNING, where, what, "convert it with robomimic-frozen data, or expect lower success rates")
 
 
-def _environment_in(path: Path, file: h5py.File, recorded: bool) -> tuple[Mapping[str, Any], list[Finding]]:
+def _environment_in(path: Path, file: h5py.File) -> tuple[Mapping[str, Any], list[Finding]]:
     try:
-        metadata = environment_of_recording(file) if recorded else environment_of(file)
+        where, metadata = described_environment(file)
     except MalformedError as error:
         return {}, [from_error(error)]
-    return metadata, list(judge_environment(path, "env_info" if recorded else "env_args", metadata))
+    return metadata, list(judge_environment(path, where, metadata))
 
 
 def _judge_listing(names: Sequence[str], total: Any, demos: Sequence[Demo]) -> Iterator[Finding]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import robomimic.utils.dataset
 import robomimic.utils.obs_utils as ObsUtils
-from robomimic.algo import RolloutPolicy
 from robomimic.config.config import Config
 
 from robomimic_frozen.config import MADE_BY_ROBOMIMIC, place_in
@@ -91,6 +89,4 @@ def as_environments_give(observation: Mapping[str, Any]) -> dict[str, Any]:
 
     Before 0.5 they make images ready for networks themselves.
     """
-    if "postprocess_visual_obs" in inspect.signature(RolloutPolicy._prepare_observation).parameters:
-        return dict(observation)
-    return ObsUtils.process_obs_dict(dict(observation))
+    return dict(observation) if _is_0_5() else ObsUtils.process_obs_dict(dict(observation))

@@ -95,7 +95,7 @@ def find_checkpoint(place: str | Path, setting: str) -> Path:
 
     Raises as `checkpoints_in` and `local_checkpoint`.
     """
-    found = checkpoints_in(place, setting)
+    found = [place] if is_url(place) else checkpoints_in(place, setting)
     return local_checkpoint(found[0]) if len(found) == 1 else max(map(Path, found), key=lambda checkpoint: checkpoint.stat().st_mtime)
 
 

@@ -48,6 +48,17 @@ def environment_of_recording(file: h5py.File) -> dict[str, Any]:
     return {"type": ROBOSUITE_TYPE, "env_name": env_name, "env_version": version, "env_kwargs": kwargs}
 
 
+def described_environment(file: h5py.File) -> tuple[str, dict[str, Any]]:
+    """Return the attribute in which a dataset or a recording tells of its environment, and that in the form of `env_args`.
+
+    Raises:
+        MalformedError: it is missing, or no JSON object.
+    """
+    if is_recording(file["data"]):
+        return "env_info", environment_of_recording(file)
+    return "env_args", environment_of(file)
+
+
 def _json_object(file: h5py.File, name: str, remedy: str) -> dict[str, Any]:
     text = hdf5.attribute(hdf5.group_in(file, "data"), name)
     if text is None:
